@@ -1,0 +1,66 @@
+# make demo    one command from a clean clone to a car with its container following it
+# make test    all tests, those on real container engines last
+# make help    the rest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# One profile (release) and one target directory for everything, so that RocksDB compiles once.
+# Outside the checkout: a fresh clone of the same machine finds it built.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/blosm/target
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+BIN := $(CARGO_TARGET_DIR)/release
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH="$$PATH")
+SCALE ?= 1
+
+.PHONY: help setup build demo test soak lint fmt fmt-fix clippy doc deny arrows clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## install what is missing (Debian, Ubuntu), or say what to install
+	@.ci/setup
+
+build: setup ## both programs, in the release profile
+	@if ! compgen -G '$(BIN)/build/librocksdb-sys-*/out/librocksdb.a' >/dev/null; then \
+	    echo 'The first build takes 12 to 16 minutes on 2 cores (RocksDB is compiled once); later ones take seconds to minutes.'; \
+	fi
+	cargo build --release --locked --workspace --bins
+
+demo: build ## three hosts, a driving car, its container following it (ARGS="--json FILE --keep")
+	@$(SUDO) $(BIN)/blosm-testnet demo $(ARGS)
+
+test: build ## all tests; those with real engines last
+	@.ci/test
+
+soak: setup ## property tests at length: SCALE=n thousand cases each, SEED=s to repeat
+	@SCALE='$(SCALE)' .ci/soak
+
+lint: fmt arrows clippy ## formatting, arrows, clippy
+
+fmt: ## is everything formatted
+	cargo fmt --all -- --check
+
+fmt-fix: ## format everything
+	cargo fmt --all
+
+clippy: ## clippy with warnings denied
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+
+doc: ## the API's documentation, broken links denied
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps
+
+deny: ## licences, advisories, banned crates
+	@if cargo deny --version >/dev/null 2>&1; then \
+	    cargo deny --locked check; \
+	else \
+	    echo 'deny: left out, there is no cargo-deny here; get it with: cargo install --locked cargo-deny'; \
+	fi
+
+arrows: ## does each crate know only what it may
+	@.ci/arrows
+
+clean: ## remove what was built
+	cargo clean
