@@ -1,0 +1,444 @@
+//! The ledger as the node runs it: chain, store, and on the authority the pool and the seal. Synchronous: it waits for
+//! the disk, so it belongs on a thread of its own.
+
+use std::path::Path;
+
+use serde::Serialize;
+use thiserror::Error;
+use tracing::error;
+
+use crate::acks::{Acks, Confirmations};
+use crate::block::SealedBlock;
+use crate::chain::{Chain, CheckedBlock, Head, Proposal};
+use crate::genesis::{Genesis, GenesisError};
+use crate::hash::Hash;
+use crate::import_error::ImportError;
+use crate::key::{PublicKey, SecretKey};
+use crate::pool::Pool;
+use crate::refusal::Refusal;
+use crate::state::State;
+use crate::store::{Store, StoreError};
+use crate::transaction::Transaction;
+
+/// How many dropped transactions are remembered until [`Ledger::take_dropped`]; older ones are forgotten, and their
+/// senders find out by their own time-out.
+const MAX_DROPPED: usize = 1024;
+
+/// The chain with its store, and the seal where this node is the authority.
+#[derive(Debug)]
+pub struct Ledger {
+    chain: Chain,
+    store: Store,
+    /// The key, only on the authority.
+    key: Option<SecretKey>,
+    pool: Pool,
+    acks: Acks,
+    dropped: Vec<(Hash, Refusal)>,
+    /// A write failed or the authority is known to have sealed twice: nothing is sealed or imported until a restart,
+    /// since it is not known what is on disk.
+    stopped: bool,
+}
+
+/// Why the ledger cannot be opened or sealed.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The genesis is not valid.
+    #[error("network.toml is not valid")]
+    Genesis(#[from] GenesisError),
+    /// This version seals alone or not at all.
+    #[error("the network has {0} authorities; this version of blosm seals only as the single authority")]
+    ManyAuthorities(usize),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This node does not seal.
+    #[error("this node's key is not the authority's: it cannot seal")]
+    NotSealer,
+    /// An earlier write failed, or the authority sealed twice.
+    #[error("sealing has stopped after an earlier error; see the log, then restart this node")]
+    Stopped,
+}
+
+/// What became of a submitted transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Submitted {
+    /// It waits for the next block.
+    Pending,
+    /// It is sealed already.
+    AlreadySealed {
+        /// At this height.
+        height: u64,
+    },
+}
+
+/// What became of an imported block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It is the new head.
+    Extended(Head),
+    /// It was imported before.
+    Known,
+}
+
+/// A sealed transaction and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SealedTransaction {
+    /// The block's height.
+    pub height: u64,
+    /// The place in the block.
+    pub index: u32,
+    /// The transaction.
+    pub transaction: Transaction,
+}
+
+/// An acknowledgement that does not count.
+#[derive(Debug, Error)]
+pub enum AckError {
+    /// The sender is no member. Its fault.
+    #[error("{0} is no member")]
+    NotMember(PublicKey),
+    /// The height is above the head here. Nobody's fault when this node has lost its tail.
+    #[error("height {0} is above the head here")]
+    AboveHead(u64),
+    /// The block of that height is another. The sender holds another chain.
+    #[error("the block of height {0} is another here")]
+    OtherBlock(u64),
+    /// The store failed. Our fault.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Ledger {
+    /// Opens or makes the ledger in the directory `path`. With a `key` that is the single authority's, this node seals;
+    /// any other node's key changes nothing.
+    pub fn open(path: &Path, genesis: Genesis, key: Option<SecretKey>) -> Result<Ledger, LedgerError> {
+        genesis.validate()?;
+        let key = key.filter(|key| genesis.is_authority(&key.public()));
+        if key.is_some() && genesis.authorities.len() > 1 {
+            return Err(LedgerError::ManyAuthorities(genesis.authorities.len()));
+        }
+        let (store, loaded) = Store::open(path, &genesis)?;
+        let mut ledger = Ledger {
+            pool: Pool::new(loaded.state.clone()),
+            acks: Acks::starting_at(loaded.head.confirmed_height),
+            chain: Chain::at(genesis, loaded.head, loaded.state),
+            store,
+            key,
+            dropped: Vec::new(),
+            stopped: false,
+        };
+        ledger.count_ourselves()?;
+        Ok(ledger)
+    }
+
+    /// The newest block.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.chain.head()
+    }
+
+    /// Members and sessions after the newest block. A clone is cheap.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        self.chain.state()
+    }
+
+    /// The genesis.
+    #[must_use]
+    pub fn genesis(&self) -> &Genesis {
+        self.chain.genesis()
+    }
+
+    /// The network's id.
+    #[must_use]
+    pub fn chain_id(&self) -> Hash {
+        self.chain.chain_id()
+    }
+
+    /// Whether this node seals.
+    #[must_use]
+    pub fn is_authority(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// How many transactions wait for the next block.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Takes a transaction for the next block, on the sealer. It is checked against the state as it will be after all
+    /// that wait. A transaction that is sealed or waits already is not refused. Everywhere else the answer is
+    /// [`Refusal::NotSealer`], unless it is sealed already.
+    pub fn submit(&mut self, transaction: Transaction) -> Result<Submitted, Refusal> {
+        let hash = transaction.hash();
+        if let Some(height) = self.sealed_height(&hash)? {
+            return Ok(Submitted::AlreadySealed { height });
+        }
+        if self.key.is_none() {
+            return Err(Refusal::NotSealer);
+        }
+        if self.stopped {
+            return Err(Refusal::Stopped);
+        }
+        if self.pool.contains(&hash) {
+            return Ok(Submitted::Pending);
+        }
+        let bytes = self.verify(&transaction)?;
+        self.pool.add(transaction, hash, bytes, self.head().height + 1)?;
+        Ok(Submitted::Pending)
+    }
+
+    /// Whether the state here would take a transaction now, for a node that passes gossip on.
+    pub fn judge(&self, transaction: &Transaction) -> Result<(), Refusal> {
+        if self.sealed_height(&transaction.hash())?.is_some() {
+            return Ok(());
+        }
+        self.verify(transaction)?;
+        self.state().clone().apply(transaction, self.head().height + 1)
+    }
+
+    /// Seals what waits into the next block. The block is on disk, synced, before it is returned. `None` when nothing
+    /// waits, unless `force_empty`.
+    ///
+    /// `confirmed_height` goes into the header, brought between the head's and the head itself.
+    pub fn seal(
+        &mut self,
+        now_ms: u64,
+        confirmed_height: u64,
+        force_empty: bool,
+    ) -> Result<Option<SealedBlock>, LedgerError> {
+        let Some(key) = &self.key else {
+            return Err(LedgerError::NotSealer);
+        };
+        if self.stopped {
+            return Err(LedgerError::Stopped);
+        }
+        if self.pool.is_empty() && !force_empty {
+            return Ok(None);
+        }
+        let max_txs = self.genesis().params.max_block_txs as usize;
+        let batch = self.pool.batch(max_txs, self.chain.body_budget());
+        let Proposal { block, refused } = self.chain.propose(key, now_ms, confirmed_height, batch);
+        self.drop_refused(refused);
+        if block.transaction_hashes().is_empty() && !force_empty {
+            return Ok(None);
+        }
+        let sealed = block.sealed().clone();
+        self.store_and_commit(block)?;
+        Ok(Some(sealed))
+    }
+
+    /// Verifies a block and makes it the head. It is on disk, synced, before this returns.
+    pub fn import(&mut self, sealed: SealedBlock) -> Result<Imported, ImportError> {
+        if self.stopped {
+            return Err(ImportError::Stopped);
+        }
+        let certified = self.chain.certify(sealed)?;
+        let (height, theirs) = (certified.height(), certified.hash());
+        if height <= self.head().height {
+            return self.compare(height, theirs);
+        }
+        let store = &self.store;
+        let block = self
+            .chain
+            .check(certified, |hash| Ok(store.place(hash)?.is_some()))?;
+        let head = block.head();
+        self.store_and_commit(block)?;
+        Ok(Imported::Extended(head))
+    }
+
+    /// The block of a height.
+    pub fn block(&self, height: u64) -> Result<Option<SealedBlock>, StoreError> {
+        self.store.sealed(height)
+    }
+
+    /// The block with this hash.
+    pub fn block_by_hash(&self, hash: &Hash) -> Result<Option<SealedBlock>, StoreError> {
+        match self.store.height_of(hash)? {
+            Some(height) => self.block(height),
+            None => Ok(None),
+        }
+    }
+
+    /// A sealed transaction.
+    pub fn transaction(&self, hash: &Hash) -> Result<Option<SealedTransaction>, StoreError> {
+        let Some(place) = self.store.place(hash)? else {
+            return Ok(None);
+        };
+        let transaction = self
+            .store
+            .body(place.height)?
+            .and_then(|body| body.into_iter().nth(place.index as usize));
+        Ok(transaction.map(|transaction| SealedTransaction {
+            height: place.height,
+            index: place.index,
+            transaction,
+        }))
+    }
+
+    /// Blocks from height `from` upwards, at most `max_blocks` of them and `max_bytes` together; but always one if
+    /// there is one, so that whoever asks gets on.
+    pub fn range(
+        &self,
+        from: u64,
+        max_blocks: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<SealedBlock>, StoreError> {
+        let (mut blocks, mut left) = (Vec::new(), max_bytes);
+        for height in from.max(1)..=self.head().height {
+            if blocks.len() == max_blocks {
+                break;
+            }
+            let Some(block) = self.block(height)? else {
+                break;
+            };
+            match left.checked_sub(block.encode().len()) {
+                Some(rest) => left = rest,
+                None if blocks.is_empty() => left = 0,
+                None => break,
+            }
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    /// Notes a member's acknowledgement that it holds the block `hash` of height `height` and all before it.
+    pub fn record_ack(&mut self, from: PublicKey, height: u64, hash: Hash) -> Result<(), AckError> {
+        if !self.state().members().contains(&from) {
+            return Err(AckError::NotMember(from));
+        }
+        if height > self.head().height {
+            return Err(AckError::AboveHead(height));
+        }
+        let ours = self.hash_at(height)?;
+        if ours != Some(hash) {
+            return Err(AckError::OtherBlock(height));
+        }
+        self.acks.record(from, height);
+        self.advance_confirmed()?;
+        Ok(())
+    }
+
+    /// How many members are known here to hold the block of a height; `None` above the head. Only the sealer hears of
+    /// all of them.
+    pub fn confirmations(&self, height: u64) -> Result<Option<Confirmations>, StoreError> {
+        Ok(self.store.header(height)?.map(|(header, _)| {
+            self.acks
+                .confirmations(height, header.member_count, self.state().members())
+        }))
+    }
+
+    /// The highest height that 90 % of the members hold: what the acknowledgements say, or a header if that says more.
+    #[must_use]
+    pub fn confirmed_height(&self) -> u64 {
+        self.acks.confirmed_height().max(self.head().confirmed_height)
+    }
+
+    /// Transactions that waited and can no longer be sealed, each with the reason, since the last call.
+    pub fn take_dropped(&mut self) -> Vec<(Hash, Refusal)> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// All checks that need no state, and the size in bytes.
+    fn verify(&self, transaction: &Transaction) -> Result<usize, Refusal> {
+        let (found, limit) = (
+            transaction.encode().len(),
+            self.genesis().params.max_tx_bytes as usize,
+        );
+        if found > limit {
+            return Err(Refusal::TooLarge { found, limit });
+        }
+        transaction.verify(self.chain_id())?;
+        Ok(found)
+    }
+
+    fn sealed_height(&self, hash: &Hash) -> Result<Option<u64>, Refusal> {
+        match self.store.place(hash) {
+            Ok(place) => Ok(place.map(|place| place.height)),
+            Err(error) => {
+                error!(%error, "the ledger cannot be read");
+                Err(Refusal::Stopped)
+            }
+        }
+    }
+
+    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
+        if height == 0 {
+            return Ok(Some(self.chain_id()));
+        }
+        Ok(self.store.header(height)?.map(|(header, _)| header.hash()))
+    }
+
+    /// A sealed block at or below the head: the one that is here, or proof that the authority sealed twice.
+    fn compare(&mut self, height: u64, theirs: Hash) -> Result<Imported, ImportError> {
+        let head = self.head().height;
+        match self.hash_at(height)? {
+            Some(ours) if ours == theirs => Ok(Imported::Known),
+            Some(_) if height == 0 => Err(ImportError::Stale { height, head }),
+            Some(ours) => {
+                error!(height, %ours, %theirs, "the authority sealed two blocks of one height");
+                // An authority that meets its own second block must not seal a third.
+                self.stopped |= self.key.is_some();
+                Err(ImportError::Equivocation { height, ours, theirs })
+            }
+            None => Err(ImportError::Stale { height, head }),
+        }
+    }
+
+    /// Writes a block, then makes it the head. After a failed write nobody knows what is on disk: the ledger stops.
+    fn store_and_commit(&mut self, block: CheckedBlock) -> Result<(), StoreError> {
+        if let Err(error) = self.store.write(&block) {
+            error!(%error, "a block could not be written; the ledger stops");
+            self.stopped = true;
+            return Err(error);
+        }
+        let sealed = block.transaction_hashes().to_vec();
+        self.chain.commit(block);
+        let dropped = self
+            .pool
+            .rebase(self.chain.state(), self.chain.head().height + 1, &sealed);
+        self.remember_dropped(dropped);
+        self.acks.retain_members(self.chain.state().members());
+        // The block is imported whatever becomes of the counting.
+        if let Err(error) = self.count_ourselves() {
+            error!(%error, "confirmations could not be counted");
+        }
+        Ok(())
+    }
+
+    /// The sealer holds what it sealed.
+    fn count_ourselves(&mut self) -> Result<(), StoreError> {
+        let Some(own) = self.key.as_ref().map(SecretKey::public) else {
+            return Ok(());
+        };
+        self.acks.record(own, self.head().height);
+        self.advance_confirmed()
+    }
+
+    fn advance_confirmed(&mut self) -> Result<(), StoreError> {
+        let store = &self.store;
+        let total_at = |height| Ok(store.header(height)?.map_or(0, |(header, _)| header.member_count));
+        self.acks
+            .advance(self.chain.head().height, self.chain.state().members(), total_at)?;
+        Ok(())
+    }
+
+    fn drop_refused(&mut self, refused: Vec<(Hash, Refusal)>) {
+        if refused.is_empty() {
+            return;
+        }
+        let gone: Vec<Hash> = refused.iter().map(|(hash, _)| *hash).collect();
+        let dropped = self
+            .pool
+            .rebase(self.chain.state(), self.chain.head().height + 1, &gone);
+        self.remember_dropped(refused);
+        self.remember_dropped(dropped);
+    }
+
+    fn remember_dropped(&mut self, dropped: Vec<(Hash, Refusal)>) {
+        self.dropped.extend(dropped);
+        let surplus = self.dropped.len().saturating_sub(MAX_DROPPED);
+        self.dropped.drain(..surplus);
+    }
+}

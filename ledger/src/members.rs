@@ -1,0 +1,164 @@
+//! The members: who may connect, submit and count as a confirmation.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{Hash, canonical};
+use crate::key::PublicKey;
+use crate::merkle;
+use crate::payload::{Admit, Evict, Location};
+use crate::refusal::Refusal;
+
+/// What the ledger knows of a member.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+pub struct Member {
+    /// The id of its newest admission.
+    pub admission: Hash,
+    /// The height from which it has been a member without a break.
+    pub since_height: u64,
+    /// libp2p multiaddresses to dial.
+    pub addresses: Vec<String>,
+    /// The URL of its gateway.
+    pub gateway: String,
+    /// The URL of its metrics, if it shows them.
+    pub metrics: Option<String>,
+    /// Where it stands.
+    pub location: Location,
+    /// How far its coverage reaches, in metres.
+    pub radius_m: u32,
+    /// Its name for people.
+    pub label: String,
+}
+
+/// What the ledger keeps of a node that was a member.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+pub struct Evicted {
+    /// The height at which it was evicted.
+    pub height: u64,
+    /// Why, in an operator's words.
+    pub reason: String,
+    /// Whether the operator said that the machine is off.
+    pub lost: bool,
+}
+
+/// All members, former members and used admission ids. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    current: OrdMap<PublicKey, Member>,
+    evicted: OrdMap<PublicKey, Evicted>,
+    admissions: OrdSet<Hash>,
+}
+
+impl Members {
+    /// Rebuilds the set from what the store holds.
+    pub(crate) fn from_parts(
+        current: OrdMap<PublicKey, Member>,
+        evicted: OrdMap<PublicKey, Evicted>,
+        admissions: OrdSet<Hash>,
+    ) -> Members {
+        Members {
+            current,
+            evicted,
+            admissions,
+        }
+    }
+
+    /// The member with this key.
+    #[must_use]
+    pub fn get(&self, key: &PublicKey) -> Option<&Member> {
+        self.current.get(key)
+    }
+
+    /// Whether `key` is a member now.
+    #[must_use]
+    pub fn contains(&self, key: &PublicKey) -> bool {
+        self.current.contains_key(key)
+    }
+
+    /// All members in key order.
+    pub fn iter(&self) -> impl Iterator<Item = (&PublicKey, &Member)> {
+        self.current.iter()
+    }
+
+    /// How many members there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.current.len()
+    }
+
+    /// Whether there is no member yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.current.is_empty()
+    }
+
+    /// How `key` was evicted, if it was and has not been admitted again.
+    #[must_use]
+    pub fn evicted(&self, key: &PublicKey) -> Option<&Evicted> {
+        self.evicted.get(key)
+    }
+
+    /// Whether `key` is or was a member.
+    #[must_use]
+    pub fn ever_admitted(&self, key: &PublicKey) -> bool {
+        self.contains(key) || self.evicted.contains_key(key)
+    }
+
+    /// Whether an admission id has been used.
+    #[must_use]
+    pub fn admission_used(&self, admission: &Hash) -> bool {
+        self.admissions.contains(admission)
+    }
+
+    /// The root over the members in key order. The number of leaves is the header's `member_count`.
+    #[must_use]
+    pub fn root(&self) -> Hash {
+        merkle::root(self.current.iter().map(|(key, member)| member_leaf(key, member)))
+    }
+
+    /// Admits a node, or gives a member a new record (a new address, say). It keeps the height since which it is a
+    /// member.
+    pub(crate) fn admit(&mut self, admit: &Admit, height: u64) -> Result<(), Refusal> {
+        if self.admissions.contains(&admit.admission) {
+            return Err(Refusal::AdmissionUsed(admit.admission));
+        }
+        let since_height = self.get(&admit.key).map_or(height, |member| member.since_height);
+        self.admissions.insert(admit.admission);
+        self.evicted.remove(&admit.key);
+        self.current.insert(
+            admit.key,
+            Member {
+                admission: admit.admission,
+                since_height,
+                addresses: admit.addresses.clone(),
+                gateway: admit.gateway.clone(),
+                metrics: admit.metrics.clone(),
+                location: admit.location,
+                radius_m: admit.radius_m,
+                label: admit.label.clone(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Evicts a member.
+    pub(crate) fn evict(&mut self, evict: &Evict, height: u64) -> Result<(), Refusal> {
+        if self.current.remove(&evict.key).is_none() {
+            return Err(Refusal::NotMember(evict.key));
+        }
+        let record = Evicted {
+            height,
+            reason: evict.reason.clone(),
+            lost: evict.lost,
+        };
+        self.evicted.insert(evict.key, record);
+        Ok(())
+    }
+}
+
+/// The bytes of a member's leaf in the members root.
+#[must_use]
+pub fn member_leaf(key: &PublicKey, member: &Member) -> Vec<u8> {
+    canonical(&(key, member))
+}

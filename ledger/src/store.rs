@@ -1,0 +1,222 @@
+//! The chain on disk: RocksDB, one column family per index, one synced write per block.
+//!
+//! What is acknowledged is on disk: [`Store::write`] returns after the log is synced, and everything that a block
+//! changes, over all indexes, is in one batch, so a crash leaves either all of it or nothing.
+
+mod columns;
+mod error;
+mod startup;
+
+use std::path::{Path, PathBuf};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
+
+pub use error::{Damage, StoreError};
+
+use crate::block::{Block, Header, SealedBlock, read_transactions};
+use crate::certificate::Certificate;
+use crate::chain::CheckedBlock;
+use crate::genesis::Genesis;
+use crate::hash::{Hash, canonical};
+use crate::state::{Changes, State};
+use crate::transaction::Transaction;
+use columns::{ADMISSION, Column, EVICTED, HEAD_KEY, MEMBER, height_key, tagged};
+pub(crate) use startup::Loaded;
+
+/// The layout of the column families. A change of it needs a new number and a conversion.
+const SCHEMA: u32 = 1;
+
+/// The open database. Only one process holds it at a time.
+pub(crate) struct Store {
+    db: DB,
+    path: PathBuf,
+}
+
+/// Where a transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Place {
+    pub(crate) height: u64,
+    pub(crate) index: u32,
+}
+
+impl Store {
+    /// Opens or makes the database under `path`, checks it, and loads head and state.
+    pub(crate) fn open(path: &Path, genesis: &Genesis) -> Result<(Store, Loaded), StoreError> {
+        let path = path.to_path_buf();
+        std::fs::create_dir_all(&path).map_err(|source| StoreError::Directory {
+            path: path.clone(),
+            source,
+        })?;
+        let db = DB::open_cf_descriptors(&columns::database_options(), &path, columns::descriptors())
+            .map_err(|source| open_error(&path, source))?;
+        let store = Store { db, path };
+        let loaded = startup::load(&store, genesis)?;
+        Ok((store, loaded))
+    }
+
+    /// Writes a block and all that it changes, and returns when it is synced.
+    pub(crate) fn write(&self, block: &CheckedBlock) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        let height = height_key(block.head.height);
+        let SealedBlock {
+            block: Block { header, transactions },
+            certificate,
+        } = &block.sealed;
+        batch.put_cf(
+            self.column(Column::Headers),
+            height,
+            canonical(&(header, certificate)),
+        );
+        batch.put_cf(self.column(Column::Bodies), height, canonical(transactions));
+        batch.put_cf(self.column(Column::Hash), block.head.hash.0, height);
+        for (index, hash) in (0u32..).zip(&block.tx_hashes) {
+            let place = Place {
+                height: block.head.height,
+                index,
+            };
+            batch.put_cf(self.column(Column::Tx), hash.0, canonical(&place));
+        }
+        self.put_state(&mut batch, &block.state, &block.changes);
+        batch.put_cf(self.column(Column::Meta), HEAD_KEY, canonical(&block.head));
+        self.commit(batch)
+    }
+
+    /// Adds what changed in a state to a batch.
+    fn put_state(&self, batch: &mut WriteBatch, state: &State, changes: &Changes) {
+        let members = self.column(Column::Members);
+        for key in &changes.members {
+            match state.members().get(key) {
+                Some(member) => batch.put_cf(members, tagged(MEMBER, &key.0), canonical(member)),
+                None => batch.delete_cf(members, tagged(MEMBER, &key.0)),
+            }
+            match state.members().evicted(key) {
+                Some(evicted) => batch.put_cf(members, tagged(EVICTED, &key.0), canonical(evicted)),
+                None => batch.delete_cf(members, tagged(EVICTED, &key.0)),
+            }
+        }
+        for admission in &changes.admissions {
+            batch.put_cf(members, tagged(ADMISSION, &admission.0), []);
+        }
+        for id in &changes.sessions {
+            if let Some(record) = state.session(id) {
+                batch.put_cf(self.column(Column::Sessions), id.0, canonical(record));
+            }
+        }
+    }
+
+    /// Writes a batch and returns when the log is synced.
+    fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(StoreError::Write)
+    }
+
+    /// The header and certificate of a height.
+    pub(crate) fn header(&self, height: u64) -> Result<Option<(Header, Certificate)>, StoreError> {
+        self.get(Column::Headers, &height_key(height))?
+            .map(|bytes| self.decode("header", height, &bytes))
+            .transpose()
+    }
+
+    /// The transactions of a height.
+    pub(crate) fn body(&self, height: u64) -> Result<Option<Vec<Transaction>>, StoreError> {
+        let Some(bytes) = self.get(Column::Bodies, &height_key(height))? else {
+            return Ok(None);
+        };
+        let rest = &mut bytes.as_slice();
+        match read_transactions(rest) {
+            Ok(transactions) if rest.is_empty() => Ok(Some(transactions)),
+            _ => Err(self.damaged(Damage::Wrong {
+                index: "body",
+                height,
+            })),
+        }
+    }
+
+    /// The block of a height.
+    pub(crate) fn sealed(&self, height: u64) -> Result<Option<SealedBlock>, StoreError> {
+        let Some((header, certificate)) = self.header(height)? else {
+            return Ok(None);
+        };
+        let transactions = self.body(height)?.ok_or_else(|| {
+            self.damaged(Damage::Missing {
+                index: "body",
+                height,
+            })
+        })?;
+        Ok(Some(SealedBlock {
+            block: Block { header, transactions },
+            certificate,
+        }))
+    }
+
+    /// The height of a block hash.
+    pub(crate) fn height_of(&self, hash: &Hash) -> Result<Option<u64>, StoreError> {
+        let Some(bytes) = self.get(Column::Hash, &hash.0)? else {
+            return Ok(None);
+        };
+        let bytes = bytes
+            .try_into()
+            .map_err(|_| self.damaged(Damage::Entry("block hashes")))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Where a transaction stands, if it is sealed.
+    pub(crate) fn place(&self, hash: &Hash) -> Result<Option<Place>, StoreError> {
+        self.get(Column::Tx, &hash.0)?
+            .map(|bytes| {
+                borsh::from_slice(&bytes).map_err(|_| self.damaged(Damage::Entry("transaction places")))
+            })
+            .transpose()
+    }
+
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.column(column), key).map_err(StoreError::Read)
+    }
+
+    fn decode<T: BorshDeserialize>(
+        &self,
+        index: &'static str,
+        height: u64,
+        bytes: &[u8],
+    ) -> Result<T, StoreError> {
+        borsh::from_slice(bytes).map_err(|_| self.damaged(Damage::Wrong { index, height }))
+    }
+
+    fn damaged(&self, what: Damage) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    fn column(&self, column: Column) -> &ColumnFamily {
+        self.db
+            .cf_handle(column.name())
+            .expect("every column family was opened or made with the database")
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells a directory that is in use from one that cannot be opened. The database has no code of its own for it.
+fn open_error(path: &Path, source: rocksdb::Error) -> StoreError {
+    let text = source.to_string();
+    if text.contains("While lock file") || text.contains("lock hold by current process") {
+        StoreError::Locked {
+            path: path.to_path_buf(),
+        }
+    } else {
+        StoreError::Open {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
