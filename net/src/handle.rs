@@ -1,0 +1,237 @@
+//! The handle that the rest of the node holds.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::config::NetConfig;
+use crate::counters::{Counters, Live, count};
+use crate::error::{NetError, PublishError, RequestError};
+use crate::event::{GossipId, NetEvent, Verdict};
+use crate::protocol::{Protocol, Topic};
+use crate::task;
+
+/// Starts swarms.
+#[derive(Debug)]
+pub struct Network;
+
+impl Network {
+    /// Listens on every configured address and starts the swarm task on the current tokio runtime.
+    ///
+    /// The task ends with [`NetHandle::shutdown`], or when all handles or the receiver are dropped.
+    ///
+    /// # Errors
+    /// A listen address that cannot be had, or settings that cannot be used; nothing runs then.
+    pub async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receiver<NetEvent>), NetError> {
+        task::spawn(config).await
+    }
+}
+
+/// Which end dialled a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The peer dialled us.
+    Inbound,
+    /// We dialled the peer.
+    Outbound,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its id.
+    pub peer: PeerId,
+    /// Its address as this end sees it; of an inbound connection the port is a passing one.
+    pub address: Multiaddr,
+    /// Which end dialled.
+    pub direction: Direction,
+    /// The round trip of the last ping, measured every 2 s.
+    pub rtt: Option<Duration>,
+}
+
+/// The connected peers.
+pub type Peers = BTreeMap<PeerId, PeerInfo>;
+
+/// Talks to the swarm task. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NetHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all clones of a handle share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) local: PeerId,
+    pub(crate) listeners: Vec<Multiaddr>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) wishes: Arc<Wishes>,
+    pub(crate) peers: watch::Receiver<Peers>,
+    pub(crate) counters: Arc<Live>,
+}
+
+/// What a handle asks the task to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Publish {
+        topic: Topic,
+        data: Vec<u8>,
+    },
+    Verdict {
+        id: GossipId,
+        verdict: Verdict,
+    },
+    Request {
+        peer: PeerId,
+        protocol: Protocol,
+        data: Vec<u8>,
+        answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+    },
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// The newest wish for each peer that the task has not seen yet: the wanted addresses, or none to forget it.
+///
+/// Not a channel, since a wish must neither be lost nor make its caller wait; it is bounded by the number of peers.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    newest: Mutex<HashMap<PeerId, Option<Vec<Multiaddr>>>>,
+    pub(crate) changed: Notify,
+}
+
+impl Wishes {
+    fn put(&self, peer: PeerId, addresses: Option<Vec<Multiaddr>>) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(peer, addresses);
+        drop(newest);
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn take(&self) -> HashMap<PeerId, Option<Vec<Multiaddr>>> {
+        std::mem::take(&mut self.newest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl NetHandle {
+    /// The id of this node.
+    pub fn local_peer(&self) -> PeerId {
+        self.shared.local
+    }
+
+    /// The addresses that the swarm listened on when it started, with real ports.
+    pub fn listeners(&self) -> &[Multiaddr] {
+        &self.shared.listeners
+    }
+
+    /// Hands a message to a topic. Best effort: with nobody subscribed, or the same bytes published before, nothing happens.
+    /// Messages of one publisher keep their order on each connection.
+    ///
+    /// # Errors
+    /// The message is too long, the task is too busy, or it has ended.
+    pub fn publish(&self, topic: Topic, data: Vec<u8>) -> Result<(), PublishError> {
+        let (size, limit) = (data.len(), topic.max_bytes());
+        if size > limit {
+            return Err(PublishError::TooLarge { size, limit });
+        }
+        self.shared
+            .commands
+            .try_send(Command::Publish { topic, data })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    count(&self.shared.counters.publish_dropped);
+                    PublishError::Busy
+                }
+                mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,
+            })
+    }
+
+    /// Gives the verdict on a received message. Within about five seconds of its arrival, or it is no longer forwarded.
+    pub fn verdict(&self, id: GossipId, verdict: Verdict) {
+        // A full queue means that the message is not forwarded, which gossip survives.
+        let _ = self.shared.commands.try_send(Command::Verdict { id, verdict });
+    }
+
+    /// Sends a request and waits for its answer, at most for the protocol's time limit. A peer that is not connected is
+    /// dialled first. Dropping the future gives up the answer, not the request.
+    ///
+    /// # Errors
+    /// [`RequestError::may_have_arrived`] says whether the peer may have acted upon it.
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+        data: Vec<u8>,
+    ) -> Result<Vec<u8>, RequestError> {
+        let (size, limit) = (data.len(), protocol.limits().max_request);
+        if size > limit {
+            return Err(RequestError::TooLarge { size, limit });
+        }
+        let (answer, answered) = oneshot::channel();
+        let command = Command::Request {
+            peer,
+            protocol,
+            data,
+            answer,
+        };
+        if self.shared.commands.send(command).await.is_err() {
+            return Err(RequestError::Stopped);
+        }
+        answered.await.unwrap_or(Err(RequestError::Stopped))
+    }
+
+    /// Names the addresses of a member. From now on it is kept connected, whatever it takes. An empty list means that the
+    /// peer is welcome but has to dial.
+    pub fn set_addresses(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.shared.wishes.put(peer, Some(addresses));
+    }
+
+    /// Disconnects a peer and refuses its connections until [`NetHandle::set_addresses`] names it again.
+    pub fn forget(&self, peer: PeerId) {
+        self.shared.wishes.put(peer, None);
+    }
+
+    /// The connected peers, by id.
+    pub fn connected(&self) -> Vec<PeerId> {
+        self.shared.peers.borrow().keys().copied().collect()
+    }
+
+    /// Whether there is a connection to this peer.
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.shared.peers.borrow().contains_key(peer)
+    }
+
+    /// The connected peers with what is known of their connections.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.shared.peers.borrow().values().cloned().collect()
+    }
+
+    /// Follows the set of connected peers. Round trips change without notice.
+    pub fn watch_peers(&self) -> watch::Receiver<Peers> {
+        self.shared.peers.clone()
+    }
+
+    /// The counters as they stand.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters.snapshot()
+    }
+
+    /// Closes all connections and listeners and waits until the task has ended. Requests under way fail with
+    /// [`RequestError::Stopped`].
+    pub async fn shutdown(&self) {
+        let (done, ended) = oneshot::channel();
+        if self
+            .shared
+            .commands
+            .send(Command::Shutdown { done })
+            .await
+            .is_ok()
+        {
+            // An error means that the task has ended in another way.
+            let _ = ended.await;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The connections that are up: which of two to one peer stays, and which peers have gone silent or deaf. Pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::ConnectionId;
+use libp2p::{Multiaddr, PeerId};
+
+use crate::handle::{Direction, PeerInfo, Peers};
+use crate::protocol::Topic;
+
+/// Two connections made within this time of each other are a meeting of two dials; it exceeds the time a dial may take.
+const MEETING: Duration = Duration::from_secs(8);
+/// A peer that has shown no sign of life for so many rounds is dead: its machine is off, or the link is cut.
+/// Counted in rounds and not in time, so that a pause of this process does not condemn the others.
+const SILENT_ROUNDS: u32 = 12;
+/// A peer that has not told its topics for so many rounds lost them on the way; only a new connection makes it tell them again.
+const DEAF_ROUNDS: u32 = 20;
+
+/// How often [`Links::round`] is called. With the constants above a dead peer is dropped after 6 s.
+pub(crate) const ROUND: Duration = Duration::from_millis(500);
+
+/// The connections of all peers.
+#[derive(Debug)]
+pub(crate) struct Links {
+    local: PeerId,
+    peers: BTreeMap<PeerId, Peer>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    links: Vec<Link>,
+    silent: u32,
+    deaf: u32,
+    topics: u8,
+    rtt: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: ConnectionId,
+    direction: Direction,
+    address: Multiaddr,
+    since: Instant,
+}
+
+/// What is to happen after a connection has come up.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Established {
+    /// It is the peer's first.
+    First,
+    /// Both ends dialled at the same time; both close this one.
+    Close(ConnectionId),
+    /// The peer dials although we hold a connection, so it does not know that one: it was restarted or cut off. The protocols
+    /// announce themselves on a first connection only, so all of them are closed, and the peers start afresh.
+    Reset,
+}
+
+/// Why a peer is to be disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// No sign of life.
+    Silent,
+    /// Its subscriptions never came.
+    Deaf,
+}
+
+impl Links {
+    pub(crate) fn new(local: PeerId) -> Self {
+        Self {
+            local,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn on_established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        direction: Direction,
+        address: Multiaddr,
+        now: Instant,
+    ) -> Established {
+        let local = self.local;
+        let known = self.peers.entry(peer).or_insert_with(|| Peer {
+            links: Vec::new(),
+            silent: 0,
+            deaf: 0,
+            topics: 0,
+            rtt: None,
+        });
+        known.silent = 0;
+        let verdict = match known.links.last() {
+            None => Established::First,
+            Some(old) => {
+                let meeting = now.duration_since(old.since) < MEETING;
+                if meeting && old.direction != direction {
+                    // Both ends see the same two connections and keep the one that the smaller id dialled.
+                    let keep = if local < peer {
+                        Direction::Outbound
+                    } else {
+                        Direction::Inbound
+                    };
+                    Established::Close(if direction == keep { old.id } else { id })
+                } else {
+                    Established::Reset
+                }
+            }
+        };
+        known.links.push(Link {
+            id,
+            direction,
+            address,
+            since: now,
+        });
+        verdict
+    }
+
+    /// Returns whether it was the peer's last connection.
+    pub(crate) fn on_closed(&mut self, peer: &PeerId, id: ConnectionId) -> bool {
+        let Some(known) = self.peers.get_mut(peer) else {
+            return false;
+        };
+        known.links.retain(|link| link.id != id);
+        if known.links.is_empty() {
+            self.peers.remove(peer);
+            return true;
+        }
+        false
+    }
+
+    /// Any byte of a protocol is a sign of life.
+    pub(crate) fn on_sign_of_life(&mut self, peer: &PeerId) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.silent = 0;
+        }
+    }
+
+    pub(crate) fn on_rtt(&mut self, peer: &PeerId, rtt: Duration) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.silent = 0;
+            known.rtt = Some(rtt);
+        }
+    }
+
+    pub(crate) fn on_subscribed(&mut self, peer: &PeerId, topic: Topic, subscribed: bool) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            if subscribed {
+                known.topics |= topic.bit();
+            } else {
+                known.topics &= !topic.bit();
+            }
+        }
+    }
+
+    /// One round of waiting has passed; returns the peers that are to be disconnected.
+    pub(crate) fn round(&mut self) -> Vec<(PeerId, Lost)> {
+        let all = Topic::ALL.iter().fold(0, |set, topic| set | topic.bit());
+        let mut lost = Vec::new();
+        for (peer, known) in &mut self.peers {
+            known.silent += 1;
+            known.deaf = if known.topics == all { 0 } else { known.deaf + 1 };
+            if known.silent >= SILENT_ROUNDS {
+                known.silent = 0;
+                lost.push((*peer, Lost::Silent));
+            } else if known.deaf >= DEAF_ROUNDS {
+                known.deaf = 0;
+                lost.push((*peer, Lost::Deaf));
+            }
+        }
+        lost
+    }
+
+    /// The view that handles read.
+    pub(crate) fn view(&self) -> Peers {
+        let info = |(peer, known): (&PeerId, &Peer)| {
+            let link = known.links.last()?;
+            Some((
+                *peer,
+                PeerInfo {
+                    peer: *peer,
+                    address: link.address.clone(),
+                    direction: link.direction,
+                    rtt: known.rtt,
+                },
+            ))
+        };
+        self.peers.iter().filter_map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> (PeerId, PeerId) {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        (a.min(b), a.max(b))
+    }
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    fn address() -> Multiaddr {
+        "/ip4/10.0.0.1/tcp/1".parse().unwrap()
+    }
+
+    #[test]
+    fn two_dials_that_meet_leave_the_same_connection_on_both_ends() {
+        let (small, great) = peers();
+        let now = Instant::now();
+        // Connection 1 is dialled by the smaller id, 2 by the greater; each end may see them in either order.
+        for order in [[1, 2], [2, 1]] {
+            for (local, peer) in [(small, great), (great, small)] {
+                let mut links = Links::new(local);
+                let mut last = Established::First;
+                for n in order {
+                    let dialled_here = (n == 1) == (local == small);
+                    let direction = if dialled_here {
+                        Direction::Outbound
+                    } else {
+                        Direction::Inbound
+                    };
+                    last = links.on_established(peer, id(n), direction, address(), now);
+                }
+                assert_eq!(last, Established::Close(id(2)));
+            }
+        }
+    }
+
+    #[test]
+    fn peer_that_dials_again_starts_afresh() {
+        let (local, peer) = peers();
+        let now = Instant::now();
+        for (second, later) in [
+            (Direction::Inbound, MEETING),
+            (Direction::Inbound, Duration::ZERO),
+            (Direction::Outbound, MEETING),
+        ] {
+            let mut links = Links::new(local);
+            let first = Direction::Inbound;
+            assert_eq!(
+                links.on_established(peer, id(1), first, address(), now),
+                Established::First
+            );
+            assert_eq!(
+                links.on_established(peer, id(2), second, address(), now + later),
+                Established::Reset
+            );
+            assert!(!links.on_closed(&peer, id(1)));
+            assert!(links.on_closed(&peer, id(2)));
+            assert!(links.view().is_empty());
+        }
+    }
+
+    #[test]
+    fn silent_peer_is_lost_and_a_sign_of_life_saves_it() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        links.on_established(peer, id(1), Direction::Outbound, address(), Instant::now());
+        for topic in Topic::ALL {
+            links.on_subscribed(&peer, topic, true);
+        }
+        for _ in 0..SILENT_ROUNDS - 1 {
+            assert_eq!(links.round(), vec![]);
+        }
+        links.on_sign_of_life(&peer);
+        for _ in 0..SILENT_ROUNDS - 1 {
+            assert_eq!(links.round(), vec![]);
+        }
+        assert_eq!(links.round(), vec![(peer, Lost::Silent)]);
+    }
+
+    #[test]
+    fn peer_without_all_topics_is_deaf() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        links.on_established(peer, id(1), Direction::Outbound, address(), Instant::now());
+        links.on_subscribed(&peer, Topic::Tx, true);
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            links.on_sign_of_life(&peer);
+            if let [lost] = links.round()[..] {
+                assert_eq!(lost, (peer, Lost::Deaf));
+                break;
+            }
+        }
+        assert_eq!(rounds, DEAF_ROUNDS);
+    }
+}
