@@ -1,0 +1,94 @@
+//! The rules by which a node tells who owns a session: its journal before its chain, the newer fact before the older.
+
+use blosm_ledger::{PublicKey, SessionRecord};
+
+use super::record::{Record, Standing};
+
+/// What a node does with a session that its journal knows, given what its chain holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adoption {
+    /// The session is this node's: its container runs, or is started.
+    Mine {
+        /// The epoch at which it owns the session.
+        epoch: u64,
+    },
+    /// It is not: a container of it is stopped and kept.
+    NotMine,
+    /// The session is over: its container is stopped.
+    Closed,
+}
+
+/// Who is known to own a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownOwner {
+    /// This node.
+    Me,
+    /// Another one, at this epoch.
+    Other {
+        /// The owner.
+        owner: PublicKey,
+        /// The epoch at which it owns the session.
+        epoch: u64,
+    },
+    /// Nobody any more.
+    Closed,
+    /// Neither the journal nor the chain has heard of it.
+    Unknown,
+}
+
+/// Rule 7. A session is mine if the newest journal entry gives it to me, I have signed nothing later, and the chain
+/// holds nothing of it at the same or a higher epoch but that entry. A chain that is behind takes nothing away.
+pub fn adopt(record: &Record, chain: Option<&SessionRecord>, me: PublicKey) -> Adoption {
+    let Standing::Owner { epoch, since } = record.standing else {
+        return match record.standing {
+            Standing::Closed => Adoption::Closed,
+            _ => Adoption::NotMine,
+        };
+    };
+    match chain {
+        None => Adoption::Mine { epoch },
+        Some(chain) if chain.epoch < epoch && chain.is_open() => Adoption::Mine { epoch },
+        Some(chain) if !chain.is_open() => Adoption::Closed,
+        Some(chain) if chain.epoch == epoch && chain.owner == me && chain.since == since => {
+            Adoption::Mine { epoch }
+        }
+        Some(_) => Adoption::NotMine,
+    }
+}
+
+/// Rule 1: a node answers and relays by the newest fact that it holds, its journal before its chain.
+pub fn newest_owner(record: Option<&Record>, chain: Option<&SessionRecord>, me: PublicKey) -> KnownOwner {
+    let by_chain = match chain {
+        None => KnownOwner::Unknown,
+        Some(chain) if !chain.is_open() => KnownOwner::Closed,
+        Some(chain) => KnownOwner::Other {
+            owner: chain.owner,
+            epoch: chain.epoch,
+        },
+    };
+    let Some(record) = record else {
+        return by_chain;
+    };
+    match record.standing {
+        Standing::Visitor => by_chain,
+        Standing::Closed => KnownOwner::Closed,
+        Standing::Owner { .. } => match adopt(record, chain, me) {
+            Adoption::Mine { .. } => KnownOwner::Me,
+            Adoption::NotMine | Adoption::Closed => by_chain,
+        },
+        Standing::Gave => match (&record.gave, by_chain) {
+            (Some(gave), KnownOwner::Other { owner, epoch }) if epoch >= gave.epoch => {
+                KnownOwner::Other { owner, epoch }
+            }
+            (_, KnownOwner::Closed) => KnownOwner::Closed,
+            (Some(gave), _) => KnownOwner::Other {
+                owner: gave.destination,
+                epoch: gave.epoch,
+            },
+            (None, known) => known,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Rule 7 and rule 1 as tables: the journal's word against the chain's.
+
+use blosm_ledger::{Hash, ReleaseReason, SessionId, SessionStatus};
+
+use super::*;
+use crate::session::{Entry, Pending};
+
+const SESSION: SessionId = SessionId([7; 32]);
+
+fn node(byte: u8) -> PublicKey {
+    PublicKey([byte; 32])
+}
+
+fn pending(byte: u8) -> Pending {
+    Pending {
+        hash: Hash([byte; 32]),
+        bytes: vec![byte],
+    }
+}
+
+/// The chain's record: owner, epoch, and the transaction that gave the owner the session.
+fn chain(owner: u8, epoch: u64, since: u8) -> SessionRecord {
+    SessionRecord {
+        service: "counter".into(),
+        opener: node(1),
+        owner: node(owner),
+        epoch,
+        status: SessionStatus::Open,
+        metadata: None,
+        invited: Vec::new(),
+        claims: Vec::new(),
+        since: Hash([since; 32]),
+        opened_height: 1,
+    }
+}
+
+fn closed(owner: u8, epoch: u64, since: u8) -> SessionRecord {
+    SessionRecord {
+        status: SessionStatus::Closed(ReleaseReason::Client),
+        ..chain(owner, epoch, since)
+    }
+}
+
+fn opened() -> Vec<Entry> {
+    vec![Entry::Opened {
+        session: SESSION,
+        service: "counter".into(),
+        open: pending(10),
+    }]
+}
+
+fn given_to_2() -> Vec<Entry> {
+    let mut entries = opened();
+    entries.push(Entry::Signed {
+        session: SESSION,
+        epoch: 1,
+        destination: node(2),
+        attempt: [1; 16],
+        root: Hash([9; 32]),
+        handover: pending(11),
+    });
+    entries
+}
+
+fn back_from_2() -> Vec<Entry> {
+    let mut entries = given_to_2();
+    entries.push(Entry::Acquired {
+        session: SESSION,
+        epoch: 2,
+        handover: pending(12),
+        pending: Vec::new(),
+    });
+    entries
+}
+
+fn record(entries: Vec<Entry>) -> Record {
+    let mut record = Record::new(SESSION);
+    for entry in entries {
+        record.apply(entry);
+    }
+    record
+}
+
+#[test]
+fn restart_adopts_by_the_newest_fact() {
+    let mine = |epoch| Adoption::Mine { epoch };
+    let rows: Vec<(&str, Vec<Entry>, Option<SessionRecord>, Adoption)> = vec![
+        ("open not sealed", opened(), None, mine(0)),
+        ("open sealed", opened(), Some(chain(1, 0, 10)), mine(0)),
+        (
+            "another open of that session",
+            opened(),
+            Some(chain(3, 0, 99)),
+            Adoption::NotMine,
+        ),
+        (
+            "the chain went on without us",
+            opened(),
+            Some(chain(2, 1, 98)),
+            Adoption::NotMine,
+        ),
+        (
+            "given away, chain behind",
+            given_to_2(),
+            Some(chain(1, 0, 10)),
+            Adoption::NotMine,
+        ),
+        ("given away, chain empty", given_to_2(), None, Adoption::NotMine),
+        ("back, nothing sealed", back_from_2(), None, mine(2)),
+        (
+            "back, only the open sealed",
+            back_from_2(),
+            Some(chain(1, 0, 10)),
+            mine(2),
+        ),
+        (
+            "back, first hand-over sealed",
+            back_from_2(),
+            Some(chain(2, 1, 11)),
+            mine(2),
+        ),
+        ("back, all sealed", back_from_2(), Some(chain(1, 2, 12)), mine(2)),
+        (
+            "back, another hand-over of that epoch was sealed first",
+            back_from_2(),
+            Some(chain(3, 2, 97)),
+            Adoption::NotMine,
+        ),
+        ("closed", back_from_2(), Some(closed(1, 2, 12)), Adoption::Closed),
+        ("never ours", Vec::new(), Some(chain(1, 0, 10)), Adoption::NotMine),
+    ];
+    for (what, entries, chain, expect) in rows {
+        assert_eq!(adopt(&record(entries), chain.as_ref(), node(1)), expect, "{what}");
+    }
+}
+
+#[test]
+fn requests_go_to_the_newest_owner() {
+    let other = |owner, epoch| KnownOwner::Other {
+        owner: node(owner),
+        epoch,
+    };
+    let rows: Vec<(&str, Option<Vec<Entry>>, Option<SessionRecord>, KnownOwner)> = vec![
+        ("nobody knows", None, None, KnownOwner::Unknown),
+        ("the chain knows", None, Some(chain(3, 4, 90)), other(3, 4)),
+        ("mine", Some(opened()), None, KnownOwner::Me),
+        (
+            "given, chain behind",
+            Some(given_to_2()),
+            Some(chain(1, 0, 10)),
+            other(2, 1),
+        ),
+        (
+            "given, chain ahead",
+            Some(given_to_2()),
+            Some(chain(3, 2, 96)),
+            other(3, 2),
+        ),
+        ("overtaken", Some(opened()), Some(chain(2, 1, 95)), other(2, 1)),
+        (
+            "closed",
+            Some(given_to_2()),
+            Some(closed(2, 1, 11)),
+            KnownOwner::Closed,
+        ),
+    ];
+    for (what, entries, chain, expect) in rows {
+        assert_eq!(
+            newest_owner(entries.map(record).as_ref(), chain.as_ref(), node(1)),
+            expect,
+            "{what}"
+        );
+    }
+}

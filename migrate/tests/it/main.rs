@@ -1,0 +1,7 @@
+//! Tests of the crate's public face that need no engine.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod faults;
+mod source;
+mod transfer_props;
