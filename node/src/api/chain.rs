@@ -1,0 +1,96 @@
+//! `/v1/chain/...`: the ledger as this node holds it.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use blosm_ledger::{Hash, SealedBlock, Transaction};
+use serde_json::{Value, json};
+
+use super::{ApiError, ApiState};
+use crate::chain::BlockId;
+
+pub(super) async fn head(State(state): State<ApiState>) -> Json<Value> {
+    let view = state.chain.snapshot();
+    Json(json!({
+        "height": view.height,
+        "hash": view.hash,
+        "timestamp_ms": view.timestamp_ms,
+        "confirmed_height": view.confirmed_height,
+        "members": view.state.members().len(),
+    }))
+}
+
+pub(super) async fn block(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let wanted = match (id.parse::<u64>(), id.parse::<Hash>()) {
+        (Ok(height), _) => BlockId::Height(height),
+        (Err(_), Ok(hash)) => BlockId::Hash(hash),
+        (Err(_), Err(_)) => {
+            return Err(ApiError::Id(
+                "a block is named by its height or its hash of 64 hex digits",
+            ));
+        }
+    };
+    match state.chain.block(wanted).await {
+        Some(block) => Ok(Json(block_json(&block))),
+        None => Err(ApiError::NotFound { what: "block", id }),
+    }
+}
+
+pub(super) async fn transaction(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let hash: Hash = id
+        .parse()
+        .map_err(|_| ApiError::Id("a transaction is named by its hash of 64 hex digits"))?;
+    let Some(status) = state.chain.transaction(hash).await else {
+        return Err(ApiError::NotFound {
+            what: "sealed transaction",
+            id,
+        });
+    };
+    Ok(Json(json!({
+        "hash": hash,
+        "height": status.height,
+        "index": status.index,
+        "confirmations": status.confirmations,
+        "members": status.members,
+        "transaction": transaction_json(&status.transaction),
+    })))
+}
+
+fn block_json(sealed: &SealedBlock) -> Value {
+    let header = &sealed.block.header;
+    json!({
+        "hash": sealed.hash(),
+        "version": header.version,
+        "chain_id": header.chain_id,
+        "height": header.height,
+        "timestamp_ms": header.timestamp_ms,
+        "previous_hash": header.previous_hash,
+        "tx_root": header.tx_root,
+        "tx_count": header.tx_count,
+        "nonce": header.nonce,
+        "proposer": header.proposer,
+        "authorities_hash": header.authorities_hash,
+        "next_authorities_hash": header.next_authorities_hash,
+        "members_root": header.members_root,
+        "member_count": header.member_count,
+        "sessions_root": header.sessions_root,
+        "confirmed_height": header.confirmed_height,
+        "certificate": sealed.certificate,
+        "transactions": sealed.block.transactions.iter().map(transaction_json).collect::<Vec<_>>(),
+    })
+}
+
+fn transaction_json(transaction: &Transaction) -> Value {
+    json!({
+        "hash": transaction.hash(),
+        "sender": transaction.sender,
+        "max_height": transaction.max_height,
+        "payload": transaction.payload,
+        "signature": transaction.signature,
+    })
+}

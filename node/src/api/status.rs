@@ -1,0 +1,55 @@
+//! `/v1/status` and `/v1/peers`: this node at a glance.
+
+use axum::Json;
+use axum::extract::State;
+use blosm_ledger::PublicKey;
+use blosm_net::{Direction, key_of_peer};
+use serde_json::{Value, json};
+
+use super::ApiState;
+
+pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
+    let view = state.chain.snapshot();
+    let config = &state.config;
+    Json(json!({
+        "node": config.public_key(),
+        "peer_id": config.peer_id().to_string(),
+        "label": config.node.label,
+        "version": env!("CARGO_PKG_VERSION"),
+        "network": config.network.genesis.name,
+        "chain_id": config.network.chain_id,
+        "authority": config.is_authority(),
+        "member": view.state.members().contains(&config.public_key()),
+        "height": view.height,
+        "hash": view.hash,
+        "confirmed_height": view.confirmed_height,
+        "members": view.state.members().len(),
+        "peers": state.net.connected().len(),
+        "services": config.services.keys().collect::<Vec<_>>(),
+        "gateway": config.gateway.url,
+        "engine": state.sessions.engine().await,
+        "resources": state.sessions.resources().await,
+        "sessions": state.sessions.list().await.iter().filter(|session| session.mine).count(),
+        "ready": state.sessions.ready(),
+    }))
+}
+
+pub(super) async fn peers(State(state): State<ApiState>) -> Json<Value> {
+    let view = state.chain.snapshot();
+    let peers = state.net.peers().into_iter().map(|peer| {
+        let key = key_of_peer(&peer.peer).map(PublicKey);
+        let member = key.and_then(|key| view.state.members().get(&key));
+        json!({
+            "peer_id": peer.peer.to_string(),
+            "node": key,
+            "label": member.map(|member| &member.label),
+            "address": peer.address.to_string(),
+            "direction": match peer.direction {
+                Direction::Inbound => "inbound",
+                Direction::Outbound => "outbound",
+            },
+            "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        })
+    });
+    Json(peers.collect())
+}

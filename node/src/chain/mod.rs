@@ -1,0 +1,39 @@
+//! The node's ledger task: the one place where blocks and the network meet.
+//!
+//! It owns the [`blosm_ledger::Ledger`] and speaks the ledger protocol and the two gossip topics. It decides nothing about
+//! sessions or containers; those read [`ChainView`]s and submit transactions.
+//!
+//! ```text
+//!  sessions, API --- ChainHandle: submit, snapshot, subscribe, block, transaction --+
+//!  router ---------- ChainHandle: on_gossip, on_request, on_connected --+           |
+//!                                                                       v           v
+//!        ChainTask (tokio) -- workers: greet, sync, answer ----> ledger thread: Ledger, RocksDB, seal
+//!             |                                                       |      |
+//!             +-- acker: (height, hash) to the proposer               |      +--> watch<Arc<ChainView>>
+//!             +-- opening (authority): sync before the first seal     +--> block topic, push to the parties
+//! ```
+//!
+//! What holds:
+//! - The ledger runs on a thread of its own; no tokio worker ever waits for the disk.
+//! - A block is imported, with its log synced, before it is published, pushed or answered.
+//! - After a start the authority seals nothing until it has heard from half of the other members, and holds the highest
+//!   head among them; see [`ChainOptions::alone`].
+//! - Gossip is a hint: what it loses is pulled from a peer that is ahead.
+
+mod ack;
+mod handle;
+mod opening;
+mod submit;
+mod sync;
+mod task;
+mod thread;
+mod view;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use handle::{BlockId, ChainHandle, TxStatus};
+pub use submit::SubmitError;
+pub use task::{ChainOptions, ChainTask};
+pub use view::ChainView;

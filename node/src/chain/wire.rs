@@ -1,0 +1,195 @@
+//! What the ledger protocol says. borsh, one message per frame; the frame's limit was checked before these bytes exist.
+
+use blosm_ledger::Hash;
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// The most blocks of one answer.
+pub(super) const MAX_RANGE_BLOCKS: u16 = 128;
+/// The most bytes of blocks in one answer; with what surrounds them they stay under the protocol's limit.
+pub(super) const MAX_RANGE_BYTES: usize = 1024 * 1024;
+/// The longest reason that is sent.
+const MAX_REASON: usize = 256;
+
+/// A request of the ledger protocol.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(super) enum LedgerRequest {
+    /// Seal this transaction; answered when it is sealed or refused.
+    Submit(Vec<u8>),
+    /// Blocks from this height upwards.
+    Range {
+        /// The first height.
+        from: u64,
+        /// At most this many.
+        max: u16,
+    },
+    /// The newest block.
+    Head,
+    /// The sender holds this block and all before it.
+    Ack {
+        /// Its height.
+        height: u64,
+        /// Its hash.
+        hash: Hash,
+    },
+    /// A sealed block that concerns the receiver.
+    Block(Vec<u8>),
+    /// How many members hold the block of this height.
+    Confirmations {
+        /// The height.
+        height: u64,
+    },
+}
+
+/// An answer of the ledger protocol.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(super) enum LedgerResponse {
+    /// The transaction is sealed at this height.
+    Sealed {
+        /// The height.
+        height: u64,
+    },
+    /// The transaction is not taken.
+    Refused {
+        /// Why, for the operator of the sender.
+        reason: String,
+        /// Whether it can never be taken.
+        is_final: bool,
+    },
+    /// This node does not seal, or does not seal yet.
+    NotSealing,
+    /// The newest block of the answering node.
+    Head(WireHead),
+    /// Blocks in rising order without a gap; none when the answering node has none of them.
+    Blocks(Vec<Vec<u8>>),
+    /// How many members hold a block, and how many there are; none above the head.
+    Confirmations(Option<(u32, u32)>),
+    /// The request cannot be served now, or not for this peer.
+    Unavailable,
+}
+
+/// The newest block of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(super) struct WireHead {
+    /// Its height.
+    pub(super) height: u64,
+    /// Its hash.
+    pub(super) hash: Hash,
+    /// The highest height that the node knows to be confirmed.
+    pub(super) confirmed_height: u64,
+}
+
+impl LedgerRequest {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerRequest> {
+        borsh::from_slice(bytes).ok()
+    }
+}
+
+impl LedgerResponse {
+    /// A refusal, its reason cut to what is sent.
+    pub(super) fn refused(reason: String, is_final: bool) -> LedgerResponse {
+        LedgerResponse::Refused {
+            reason: shorten(reason),
+            is_final,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerResponse> {
+        let mut response = borsh::from_slice(bytes).ok()?;
+        match &mut response {
+            LedgerResponse::Blocks(blocks) if blocks.len() > usize::from(MAX_RANGE_BLOCKS) => return None,
+            // It ends up in a terminal or a log.
+            LedgerResponse::Refused { reason, .. } => {
+                let printable: String = reason.chars().filter(|c| !c.is_control()).collect();
+                *reason = shorten(printable);
+            }
+            _ => {}
+        }
+        Some(response)
+    }
+}
+
+fn encode<T: BorshSerialize>(message: &T) -> Vec<u8> {
+    borsh::to_vec(message).expect("writing to memory cannot fail")
+}
+
+fn shorten(mut text: String) -> String {
+    if text.len() > MAX_REASON {
+        let end = (0..=MAX_REASON)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_round_trip() {
+        let requests = [
+            LedgerRequest::Submit(vec![1, 2]),
+            LedgerRequest::Range { from: 3, max: 4 },
+            LedgerRequest::Head,
+            LedgerRequest::Ack {
+                height: 5,
+                hash: Hash([6; 32]),
+            },
+            LedgerRequest::Block(vec![7]),
+            LedgerRequest::Confirmations { height: 8 },
+        ];
+        for request in requests {
+            assert_eq!(LedgerRequest::decode(&request.encode()), Some(request));
+        }
+        let responses = [
+            LedgerResponse::Sealed { height: 1 },
+            LedgerResponse::refused("no".to_owned(), true),
+            LedgerResponse::NotSealing,
+            LedgerResponse::Head(WireHead {
+                height: 1,
+                hash: Hash([2; 32]),
+                confirmed_height: 0,
+            }),
+            LedgerResponse::Blocks(vec![vec![1], vec![]]),
+            LedgerResponse::Confirmations(Some((1, 2))),
+            LedgerResponse::Unavailable,
+        ];
+        for response in responses {
+            assert_eq!(LedgerResponse::decode(&response.encode()), Some(response));
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_no_message() {
+        let mut trailing = LedgerRequest::Head.encode();
+        trailing.push(0);
+        let lie = [0, 255, 255, 255, 255];
+        for bytes in [&[][..], &[200], &trailing, &lie] {
+            assert_eq!(LedgerRequest::decode(bytes), None);
+        }
+        let many = LedgerResponse::Blocks(vec![vec![]; usize::from(MAX_RANGE_BLOCKS) + 1]);
+        assert_eq!(LedgerResponse::decode(&many.encode()), None);
+    }
+
+    #[test]
+    fn reasons_are_short_and_printable() {
+        let long = LedgerResponse::Refused {
+            reason: "ä\u{1b}[2J".repeat(1000),
+            is_final: false,
+        };
+        let Some(LedgerResponse::Refused { reason, .. }) = LedgerResponse::decode(&long.encode()) else {
+            panic!("it decodes");
+        };
+        assert!(reason.len() <= MAX_REASON && !reason.contains('\u{1b}'));
+    }
+}

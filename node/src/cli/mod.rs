@@ -1,0 +1,164 @@
+//! The `blosm` command line.
+//!
+//! ```text
+//! network new, init        files only: keys, network.toml, blosm.toml
+//! run                      the node itself (crate::run)
+//! everything else          Client ──HTTP──> the running node's local API (crate::api)
+//! ```
+//!
+//! Exit status: 0 done, 1 it failed (one line on stderr), 2 bad usage. With `--json` stdout holds one
+//! JSON document and nothing else. Used by the binary only; `anyhow` stays within this module.
+
+mod admit;
+mod chain;
+mod client;
+mod daemon;
+mod init;
+mod migrate;
+mod network;
+mod show;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, CONFIG_FILE};
+use client::Client;
+
+/// Containers that follow cars along a road of edge nodes, over a shared ledger.
+#[derive(Debug, Parser)]
+#[command(name = "blosm", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a network: its genesis, the authority's key, the recovery key
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Make a node's data directory: key, API token, blosm.toml
+    Init(init::Init),
+    /// Admit a node to the network (on an authority)
+    Admit(admit::Admit),
+    /// Run the node of a data directory
+    Run(daemon::Run),
+    /// What this node is and how it is
+    Status(show::Show),
+    /// The network's members
+    Members(show::Show),
+    /// The sessions that this node's chain and journal know
+    Sessions(show::Show),
+    /// The migrations that this node took part in
+    Migrations(show::Show),
+    /// Move a session's container to another node
+    Migrate(migrate::Migrate),
+    /// Look at the ledger
+    #[command(subcommand)]
+    Chain(chain::Command),
+}
+
+/// Which node a command talks to.
+#[derive(Debug, Args)]
+struct Target {
+    /// Data directory of the running node
+    #[arg(long, env = "BLOSM_DATA_DIR", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where its local API listens, if not where its blosm.toml says
+    #[arg(long, env = "BLOSM_API_LISTEN", value_name = "ADDR:PORT")]
+    api_listen: Option<SocketAddr>,
+}
+
+impl Target {
+    fn client(&self) -> anyhow::Result<Client> {
+        let listen = match self.api_listen {
+            Some(listen) => listen,
+            None => config::api_listen(&self.data_dir.join(CONFIG_FILE))?,
+        };
+        Client::new(listen, &self.data_dir)
+    }
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, Args)]
+struct Output {
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or what `text` makes of it for people.
+    fn print(self, value: &serde_json::Value, text: impl FnOnce() -> String) {
+        use std::io::Write;
+        let out = if self.json { format!("{value:#}\n") } else { text() };
+        // A reader that has gone away (`| head`) is no failure of the command.
+        let _ = std::io::stdout().write_all(out.as_bytes());
+    }
+}
+
+/// Parses the command line, does it, and says how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("blosm: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Network(command) => network::run(command),
+        Command::Init(init) => init::run(init),
+        Command::Run(run) => daemon::run(run),
+        Command::Admit(admit) => client::block_on(admit::run(admit)),
+        Command::Status(show) => client::block_on(show::status(show)),
+        Command::Members(show) => client::block_on(show::members(show)),
+        Command::Sessions(show) => client::block_on(show::sessions(show)),
+        Command::Migrations(show) => client::block_on(show::migrations(show)),
+        Command::Migrate(migrate) => client::block_on(migrate::run(migrate)),
+        Command::Chain(command) => client::block_on(chain::run(command)),
+    }
+}
+
+/// The error and its causes on one line, leaving out a cause that the line already says.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().replace('\n', " ");
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(&text) {
+            line = format!("{line}: {text}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    #[test]
+    fn commands_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = Err::<(), _>(anyhow::anyhow!("no room\non the disk"));
+        let error = inner
+            .context("cannot write: no room on the disk")
+            .context("init")
+            .unwrap_err();
+        assert_eq!(super::one_line(&error), "init: cannot write: no room on the disk");
+    }
+}

@@ -1,0 +1,182 @@
+//! `blosm status`, `members`, `sessions` and `migrations`: what the running node says, as tables.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::table::{Table, bytes, cores, lines, millis, short, text};
+use super::{Output, Target};
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Digits of a session's id that tell it apart from its neighbours.
+const SESSION_DIGITS: usize = 12;
+/// Digits of a node's key.
+const NODE_DIGITS: usize = 8;
+
+pub(super) async fn status(show: Show) -> anyhow::Result<()> {
+    let status = show.target.client()?.get("/v1/status").await?;
+    show.output.print(&status, || {
+        let resource = |kind: &str, amount: fn(&Value, &str) -> String| {
+            let part = |part: &str| amount(&status, &format!("resources.{kind}.{part}"));
+            format!(
+                "{} free of {}, {} reserved",
+                part("free"),
+                part("total"),
+                part("reserved")
+            )
+        };
+        lines(&[
+            (
+                "node",
+                format!("{} ({})", text(&status, "label"), text(&status, "node")),
+            ),
+            (
+                "network",
+                format!("{} ({})", text(&status, "network"), text(&status, "chain_id")),
+            ),
+            ("authority", text(&status, "authority")),
+            (
+                "height",
+                format!(
+                    "{} (confirmed {})",
+                    text(&status, "height"),
+                    text(&status, "confirmed_height")
+                ),
+            ),
+            (
+                "members",
+                format!(
+                    "{} ({} connected)",
+                    text(&status, "members"),
+                    text(&status, "peers")
+                ),
+            ),
+            ("sessions", text(&status, "sessions")),
+            ("engine", engine(&status["engine"])),
+            ("memory", resource("memory", bytes)),
+            ("cpu", resource("cpu", cores)),
+            ("ready", text(&status, "ready")),
+        ])
+    });
+    Ok(())
+}
+
+pub(super) async fn members(show: Show) -> anyhow::Result<()> {
+    let members = show.target.client()?.get("/v1/members").await?;
+    show.output.print(&members, || {
+        let mut table = Table::new([
+            "NODE",
+            "LABEL",
+            "LOCATION",
+            "RADIUS",
+            "SINCE",
+            "CONNECTED",
+            "GATEWAY",
+            "ADDRESSES",
+        ]);
+        for member in items(&members) {
+            table.row([
+                short(member, "node", NODE_DIGITS),
+                text(member, "label"),
+                text(member, "location"),
+                format!("{} m", text(member, "radius_m")),
+                text(member, "since_height"),
+                if member["mine"] == true {
+                    "this node".to_owned()
+                } else {
+                    text(member, "connected")
+                },
+                text(member, "gateway"),
+                text(member, "addresses"),
+            ]);
+        }
+        table.render()
+    });
+    Ok(())
+}
+
+pub(super) async fn sessions(show: Show) -> anyhow::Result<()> {
+    let sessions = show.target.client()?.get("/v1/sessions").await?;
+    show.output.print(&sessions, || {
+        let mut table = Table::new([
+            "SESSION",
+            "SERVICE",
+            "OWNER",
+            "EPOCH",
+            "STATUS",
+            "MINE",
+            "PHASE",
+            "CONTAINER",
+            "ADDRESS",
+        ]);
+        for session in items(&sessions) {
+            let owner = match text(session, "owner_label").as_str() {
+                "-" => short(session, "owner", NODE_DIGITS),
+                label => label.to_owned(),
+            };
+            table.row([
+                short(session, "session", SESSION_DIGITS),
+                text(session, "service"),
+                owner,
+                text(session, "epoch"),
+                text(session, "status"),
+                text(session, "mine"),
+                text(session, "phase"),
+                text(session, "container_name"),
+                text(session, "address"),
+            ]);
+        }
+        table.render()
+    });
+    Ok(())
+}
+
+pub(super) async fn migrations(show: Show) -> anyhow::Result<()> {
+    let migrations = show.target.client()?.get("/v1/migrations").await?;
+    show.output.print(&migrations, || {
+        let mut table = Table::new([
+            "ID", "SESSION", "METHOD", "REASON", "FROM", "TO", "OUTCOME", "IMAGE", "WIRE", "DOWNTIME",
+            "TOTAL", "ERROR",
+        ]);
+        for migration in items(&migrations) {
+            table.row([
+                short(migration, "id", NODE_DIGITS),
+                short(migration, "session", SESSION_DIGITS),
+                text(migration, "method"),
+                text(migration, "reason"),
+                short(migration, "source", NODE_DIGITS),
+                short(migration, "destination", NODE_DIGITS),
+                text(migration, "outcome"),
+                bytes(migration, "image_bytes"),
+                bytes(migration, "wire_bytes"),
+                millis(migration, "downtime_ms"),
+                millis(migration, "total_ms"),
+                text(migration, "error"),
+            ]);
+        }
+        table.render()
+    });
+    Ok(())
+}
+
+fn engine(engine: &Value) -> String {
+    if engine["answers"] != true {
+        return "does not answer".to_owned();
+    }
+    format!(
+        "{} ({}, {})",
+        text(engine, "version"),
+        text(engine, "storage_driver"),
+        text(engine, "architecture")
+    )
+}
+
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

@@ -1,0 +1,91 @@
+//! The handles that the node's services share. No logic: each of them is owned by the module that it comes from.
+
+use std::sync::{Arc, Mutex};
+
+use blosm_ledger::{Hash, Payload, PublicKey, Transaction};
+use blosm_migrate::docker::Docker;
+use blosm_migrate::placement::{Bookings, Position};
+use blosm_migrate::resources::{Probe, Readings, ResourceError};
+use blosm_migrate::session::Pending;
+use blosm_net::NetHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::chain::ChainHandle;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::sessions::{JournalHandle, Reports};
+
+/// What every service of the node may use.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// This node's name.
+    pub me: PublicKey,
+    /// Checked configuration.
+    pub config: Arc<Config>,
+    /// The ledger task.
+    pub chain: ChainHandle,
+    /// The swarm task.
+    pub net: NetHandle,
+    /// The container engine.
+    pub docker: Docker,
+    /// The session journal.
+    pub journal: JournalHandle,
+    /// Reads this machine's resources. Locked for single readings only.
+    pub probe: Mutex<Probe>,
+    /// Who holds which part of this node's resources. Locked for single steps only.
+    pub bookings: Mutex<Bookings>,
+    /// Reports of the migrations that this node took part in.
+    pub reports: Reports,
+    /// This node's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the node stops.
+    pub stop: CancellationToken,
+}
+
+impl Parts {
+    /// The network's id.
+    pub fn chain_id(&self) -> Hash {
+        self.config.network.chain_id
+    }
+
+    /// Value of the label that marks this network's containers.
+    pub fn network_label(&self) -> String {
+        self.chain_id().short(16)
+    }
+
+    /// Signs a transaction of this node.
+    pub fn sign(&self, payload: Payload) -> Transaction {
+        let head = self.chain.snapshot().height;
+        Transaction::sign(&self.config.key, self.chain_id(), head, payload)
+    }
+
+    /// What this machine has and has left, now.
+    ///
+    /// # Errors
+    /// The kernel's figures can't be read.
+    pub fn readings(&self) -> Result<Readings, ResourceError> {
+        self.probe
+            .lock()
+            .expect("nothing panics while it holds the probe")
+            .read()
+    }
+
+    /// Where this node stands.
+    pub fn position(&self) -> Position {
+        position_of(self.config.node.location.into())
+    }
+}
+
+/// A location of the ledger as a position.
+pub(crate) fn position_of(location: blosm_ledger::Location) -> Position {
+    Position::from_e7(location.lat_e7, location.lon_e7)
+        .expect("the ledger refuses locations that are not on Earth")
+}
+
+/// A transaction as the journal keeps it.
+pub(crate) fn pending(transaction: &Transaction) -> Pending {
+    Pending {
+        hash: transaction.hash(),
+        bytes: transaction.encode(),
+    }
+}

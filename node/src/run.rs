@@ -1,0 +1,308 @@
+//! One node, from a checked configuration to its end.
+//!
+//! ```text
+//! bind everything -> engine, journal, ledger (any failure ends here, with nothing half started)
+//!   -> swarm -> ledger task -> sync to the best head -> take up the sessions -> gateway, API -> ready
+//! ```
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use blosm_ledger::{Admit, Ledger, LedgerError, Payload};
+use blosm_migrate::docker::{Docker, EngineError};
+use blosm_migrate::placement::Bookings;
+use blosm_migrate::resources::{Caps, Probe, ResourceError};
+use blosm_migrate::session::JournalError;
+use blosm_net::{NetConfig, NetError, Network, peer_of_key};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState, BindError};
+use crate::chain::{ChainHandle, ChainOptions, ChainTask};
+use crate::config::Config;
+use crate::gateway::{Gateway, serve_http};
+use crate::metrics::Metrics;
+use crate::parts::Parts;
+use crate::router::Router;
+use crate::sessions::{JournalHandle, Reports, SessionsHandle};
+
+/// How long a start waits for a better head than its own (rule 7).
+const SYNC_LIMIT: Duration = Duration::from_secs(5);
+/// How long answers under way may take when the node stops.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries of an authority to admit itself.
+const ADMIT_AGAIN: Duration = Duration::from_millis(500);
+
+/// What the command line says about a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunOptions {
+    /// An authority seals without having heard from half of the other members.
+    pub alone: bool,
+}
+
+/// Why a node did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address can't be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The container engine can't be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The session journal can't be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The ledger can't be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The swarm can't be started.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// This machine's resources can't be read.
+    #[error(transparent)]
+    Resources(#[from] ResourceError),
+    /// The metrics can't be registered.
+    #[error("the metrics can't be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The system failed this process.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The journal failed while the node ran.
+    #[error("the session journal failed; the containers run on, and are taken up again at the next start")]
+    JournalFailed,
+    /// Another process runs on the data directory.
+    #[error("another blosm runs on {0}; stop it first, or use another --data-dir")]
+    Locked(PathBuf),
+}
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting, with what to change; or what ended it.
+pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
+    let config = Arc::new(config);
+    let _lock = lock(&config)?;
+    let listeners = api::bind(&config).await?;
+    let gateway_listener = api::listen(config.gateway.listen, "gateway").await?;
+    let docker = Docker::connect(&config.engine.socket).await?;
+    let mut probe = Probe::new(&docker.info().root_dir);
+    let caps = Caps {
+        memory: config.resources.memory,
+        cpu_milli: config.resources.cpu_milli,
+        gpus: None,
+    };
+    let bookings = Bookings::new(probe.read()?.total(&caps));
+    let journal_failed = CancellationToken::new();
+    let journal = JournalHandle::open(&config.data_dir.join("sessions.journal"), journal_failed.clone())?;
+    let ledger = open_ledger(&config).await?;
+    let metrics = Arc::new(Metrics::new(&config)?);
+
+    let (net, events) = Network::spawn(net_config(&config)).await?;
+    let chain = ChainTask::spawn(
+        ledger,
+        net.clone(),
+        config.public_key(),
+        ChainOptions { alone: options.alone },
+    )
+    .map_err(|source| RunError::System {
+        what: "starting the ledger's thread",
+        source,
+    })?;
+    let (services, ready) = watch::channel(None);
+    let router = Router {
+        chain: chain.clone(),
+        services: ready,
+    };
+    let mut routed = tokio::spawn(router.run(events));
+
+    let stop = CancellationToken::new();
+    let parts = Arc::new(Parts {
+        me: config.public_key(),
+        config: config.clone(),
+        chain: chain.clone(),
+        net: net.clone(),
+        docker,
+        journal,
+        probe: Mutex::new(probe),
+        bookings: Mutex::new(bookings),
+        reports: Reports::default(),
+        metrics: metrics.clone(),
+        stop: stop.clone(),
+    });
+    chain.sync_to_best(SYNC_LIMIT).await;
+    warn_of_images(&parts).await;
+    let sessions = SessionsHandle::start(parts.clone()).await?;
+    let gateway = Gateway {
+        parts: parts.clone(),
+        sessions: sessions.clone(),
+    };
+    services.send_replace(Some((sessions.clone(), gateway.clone())));
+    if config.is_authority() {
+        tokio::spawn(admit_itself(parts.clone()));
+    }
+    let state = ApiState {
+        config: config.clone(),
+        chain: chain.clone(),
+        sessions,
+        net: net.clone(),
+        metrics,
+        stopping: stop.clone(),
+    };
+    let mut gateway_task = tokio::spawn(serve_http(gateway_listener, gateway, stop.clone()));
+    let mut api_task = tokio::spawn(api::serve(listeners, state));
+    tracing::info!(
+        label = config.node.label,
+        node = %config.public_key(),
+        gateway = %config.gateway.listen,
+        api = %config.api.listen,
+        height = chain.snapshot().height,
+        "ready"
+    );
+
+    // A part that ends takes the node with it: never half alive.
+    let outcome = tokio::select! {
+        signal = stop_signal() => signal,
+        () = journal_failed.cancelled() => Err(RunError::JournalFailed),
+        ended = &mut gateway_task => Err(ended_early("the gateway", ended)),
+        ended = &mut api_task => Err(ended_early("the API", ended)),
+        _ = &mut routed => Err(ended_early("the swarm", Ok(Ok(())))),
+        () = chain.stopped() => Err(ended_early("the ledger", Ok(Ok(())))),
+    };
+    tracing::info!("stopping; containers run on");
+    stop.cancel();
+    let ending = async {
+        // Their own errors do not matter any more.
+        let _ = gateway_task.await;
+        let _ = api_task.await;
+        chain.shutdown().await;
+        net.shutdown().await;
+    };
+    if tokio::time::timeout(STOP_LIMIT, ending).await.is_err() {
+        tracing::warn!("not everything ended in time");
+    }
+    outcome
+}
+
+fn ended_early(what: &'static str, ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> RunError {
+    let source = match ended {
+        Ok(Ok(())) => std::io::Error::other("ended by itself"),
+        Ok(Err(source)) => source,
+        Err(error) => std::io::Error::other(error),
+    };
+    RunError::System { what, source }
+}
+
+/// One process per data directory: the lock goes with the process, however it ends.
+fn lock(config: &Config) -> Result<std::fs::File, RunError> {
+    let path = config.data_dir.join("blosm.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| RunError::System {
+            what: "locking the data directory",
+            source,
+        })?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(config.data_dir.clone())),
+        Err(errno) => Err(RunError::System {
+            what: "locking the data directory",
+            source: errno.into(),
+        }),
+    }
+}
+
+async fn open_ledger(config: &Config) -> Result<Ledger, RunError> {
+    let (path, genesis) = (config.data_dir.join("ledger"), config.network.genesis.clone());
+    let key = config
+        .is_authority()
+        .then(|| blosm_ledger::SecretKey::from_seed(config.key.seed()));
+    // RocksDB's recovery is disk work.
+    tokio::task::spawn_blocking(move || Ledger::open(&path, genesis, key))
+        .await
+        .map_err(|error| RunError::System {
+            what: "opening the ledger",
+            source: std::io::Error::other(error),
+        })?
+        .map_err(RunError::from)
+}
+
+fn net_config(config: &Config) -> NetConfig {
+    let me = peer_of_key(&config.public_key().0);
+    let own = |address: &blosm_net::Multiaddr| address.to_string().ends_with(&format!("/p2p/{me}"));
+    NetConfig {
+        seed: *config.key.seed(),
+        net8: config.network.chain_id.short(8),
+        listen: config.net.listen.clone(),
+        bootstrap: config
+            .network
+            .bootstrap
+            .iter()
+            .filter(|address| !own(address))
+            .cloned()
+            .collect(),
+        agent: format!("blosm/{}", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+/// A service whose image is absent can still come here by a hand-over: say so, and go on.
+async fn warn_of_images(parts: &Parts) {
+    for service in parts.config.services.values() {
+        if let Err(error) = parts.docker.pinned(&service.image).await {
+            tracing::warn!(service = service.name, %error, "new sessions of this service can't start here");
+        }
+    }
+}
+
+/// The authority of a new network is its first member, by its own signature.
+async fn admit_itself(parts: Arc<Parts>) {
+    let config = &parts.config;
+    while !parts.stop.is_cancelled() && !is_admitted(&parts.chain, parts.me) {
+        let admit = Admit {
+            key: parts.me,
+            admission: blosm_ledger::Hash(crate::sessions::random()),
+            addresses: config.net.advertise.iter().map(ToString::to_string).collect(),
+            gateway: config.gateway.url.clone(),
+            metrics: config.metrics.url.clone(),
+            location: config.node.location.into(),
+            radius_m: config.node.radius_m,
+            label: config.node.label.clone(),
+        };
+        match parts.chain.submit(parts.sign(Payload::Admit(admit))).await {
+            Ok(height) => tracing::info!(height, "the authority has admitted itself"),
+            Err(error) => {
+                tracing::warn!(%error, "the authority can't admit itself yet");
+                tokio::time::sleep(ADMIT_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn is_admitted(chain: &ChainHandle, me: blosm_ledger::PublicKey) -> bool {
+    let view = chain.snapshot();
+    // An evicted authority stays evicted until its operator admits it again.
+    view.state.members().ever_admitted(&me)
+}
+
+async fn stop_signal() -> Result<(), RunError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |source| RunError::System {
+        what: "listening for signals",
+        source,
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

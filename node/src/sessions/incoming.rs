@@ -1,0 +1,775 @@
+//! A destination's attempt to take a session by the image method, from the first question to the signed hand-over.
+//!
+//! ```text
+//! Want -> evaluate (Alg. 2) -> Claim -> stage base and running image   the source serves
+//!      -> Cut -> pull, load, check, create -> APPLIED -> READY         the source is down
+//!      -> HandedOver -> the session's task starts it and routes        this node serves
+//! ```
+//! This task moves bytes and asks; what the session *is* here changes only in its [`super::actor`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Transaction, Verdict};
+use blosm_migrate::evaluate::{SystemView, evaluate};
+use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, load, manifest_root};
+use blosm_migrate::placement::BookingKey;
+use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
+use blosm_migrate::service::Service;
+use blosm_migrate::session::{Attempt, Entry, Pending};
+use blosm_migrate::transfer::{Pull, PullError, Pulled, TransferRequest, TransferResponse, WhichImage};
+use blosm_net::{Protocol, peer_of_key};
+use tokio::sync::oneshot;
+
+use super::actor::Command;
+use super::grants::Grants;
+use super::launch::{self, LaunchError};
+use super::notice::{self, NoAnswer};
+use super::registry::Slot;
+use super::report::{MigrationOutcome, MigrationReport, Round, SCHEMA, SealedTransaction, VerdictDetail};
+use super::wire::{
+    Announcement, MoveReason, Refusal, SessionRequest, SessionResponse, SourceFigures, Stopped,
+};
+use super::{IMAGE_REPOSITORY, room, unix_ms};
+use crate::parts::Parts;
+
+/// Between two signs of life to the source.
+const ALIVE: Duration = Duration::from_secs(1);
+/// How long the report waits for the first healthy answer and for the source's figures.
+const SERVED_WAIT: Duration = Duration::from_secs(60);
+/// Tries of a cut whose answer was lost.
+const CUT_TRIES: u32 = 3;
+
+/// What to take, and from whom.
+#[derive(Debug, Clone)]
+pub(super) struct Visit {
+    pub(super) session: SessionId,
+    pub(super) attempt: Attempt,
+    pub(super) token: Option<String>,
+    pub(super) source: PublicKey,
+    pub(super) reason: MoveReason,
+}
+
+/// Why an attempt ended without a hand-over.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("the source says no: {0}")]
+    Refused(#[from] Refusal),
+    #[error("the source does not answer: {0}")]
+    NoAnswer(#[from] NoAnswer),
+    #[error("the source's answer is not what was asked for")]
+    OtherAnswer,
+    #[error("this node judged that it can't take the container")]
+    VerdictFalse,
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error("the source committed another image than it said")]
+    OtherImage,
+    #[error(transparent)]
+    Config(#[from] ConfigMismatch),
+    #[error("this node has no room for the service any more")]
+    NoRoom,
+    #[error("the session is not wanted here any more")]
+    Overtaken,
+}
+
+impl From<blosm_migrate::docker::EngineError> for Ended {
+    fn from(error: blosm_migrate::docker::EngineError) -> Self {
+        Self::Launch(error.into())
+    }
+}
+
+impl From<blosm_migrate::docker::ImageError> for Ended {
+    fn from(error: blosm_migrate::docker::ImageError) -> Self {
+        Self::Launch(error.into())
+    }
+}
+
+/// Runs one attempt. What it leaves behind on failure is cleaned up here; what is applied stays until the source has said
+/// whether it signs.
+pub(super) async fn run(parts: Arc<Parts>, slot: Arc<Slot>, visit: Visit) {
+    let spool = Grants::folder(&parts.config.data_dir.join("incoming"), &visit.attempt);
+    let mut attempt = Incoming {
+        report: MigrationReport::begin(&visit, parts.me),
+        begin: Instant::now(),
+        announced: None,
+        epoch: 0,
+        staged: Vec::new(),
+        container_image: None,
+        applied: false,
+        spool,
+        parts,
+        slot,
+        visit,
+    };
+    let outcome = attempt.drive().await;
+    attempt.finish(outcome).await;
+}
+
+struct Incoming {
+    parts: Arc<Parts>,
+    slot: Arc<Slot>,
+    visit: Visit,
+    report: MigrationReport,
+    begin: Instant,
+    announced: Option<Hash>,
+    /// The epoch at which the source owns the session.
+    epoch: u64,
+    /// Images that this attempt has loaded, to be removed when it fails.
+    staged: Vec<String>,
+    /// The image of the created container, which stays as long as that.
+    container_image: Option<String>,
+    /// The container is in the journal: only the source's word removes it now.
+    applied: bool,
+    spool: PathBuf,
+}
+
+/// What the cut has left to measure.
+struct Moved {
+    last_answer_before: Instant,
+    handed_over: Instant,
+    epoch: u64,
+}
+
+impl Incoming {
+    async fn drive(&mut self) -> Result<Moved, Ended> {
+        let (announcement, announce) = self.want().await?;
+        let service = self.parts.config.services.get(&announcement.service).cloned();
+        let verdict = self.evaluate(&announce, service.as_deref()).await?;
+        self.claim(&announce, verdict).await?;
+        let (true, Some(service)) = (verdict.accepted, service) else {
+            return Err(Ended::VerdictFalse);
+        };
+        let key = BookingKey::Claim(self.visit.attempt);
+        if !room::book(&self.parts, &service, key, None) {
+            return Err(Ended::NoRoom);
+        }
+        let alive = self.keep_alive();
+        let moved = self.transfer(&service, &announce, announcement.running).await;
+        alive.abort();
+        moved
+    }
+
+    /// Rule 2: the owner announces when a member asks for the session by presenting its token.
+    async fn want(&mut self) -> Result<(Announcement, Announce), Ended> {
+        self.event("announce");
+        let begin = Instant::now();
+        let request = SessionRequest::Want {
+            session: self.visit.session,
+            token: self.visit.token.clone(),
+        };
+        let SessionResponse::Announced(announcement) = self.ask(&request).await? else {
+            return Err(Ended::OtherAnswer);
+        };
+        self.report.phases_ms.announce = millis(begin);
+        let transaction = Transaction::decode(&announcement.announce).map_err(|_| Ended::OtherAnswer)?;
+        transaction
+            .verify(self.parts.chain_id())
+            .map_err(|_| Ended::OtherAnswer)?;
+        let hash = transaction.hash();
+        let announce = match transaction.payload {
+            Payload::Announce(announce)
+                if transaction.sender == self.visit.source && announce.session == self.visit.session =>
+            {
+                announce
+            }
+            _ => return Err(Ended::OtherAnswer),
+        };
+        self.announced = Some(hash);
+        self.epoch = announce.epoch;
+        self.report.note("announce", hash);
+        self.report.service = announce.metadata.service.clone();
+        Ok((announcement, announce))
+    }
+
+    async fn evaluate(&mut self, announce: &Announce, service: Option<&Service>) -> Result<Verdict, Ended> {
+        let begin = Instant::now();
+        let base_held = match service {
+            Some(service) => self.parts.docker.pinned(&service.image).await.is_ok(),
+            None => false,
+        };
+        let runtime = self.parts.docker.alive().await;
+        let remaining = {
+            let bookings = self
+                .parts
+                .bookings
+                .lock()
+                .expect("nothing panics while it holds the bookings");
+            bookings.remaining(Instant::now())
+        };
+        let architecture = &self.parts.docker.info().architecture;
+        let system = match self.parts.readings() {
+            Ok(readings) => SystemView::new(&readings, remaining, architecture, runtime, base_held),
+            Err(error) => {
+                tracing::warn!(%error, "this node can't read its own resources; it claims nothing");
+                return Err(Ended::VerdictFalse);
+            }
+        };
+        let tolerance = u8::try_from(self.parts.config.migration.tolerance).unwrap_or(u8::MAX);
+        let verdict = evaluate(&announce.metadata, service, &system, tolerance);
+        self.report.phases_ms.evaluate = millis(begin);
+        self.report.verdict = verdict.accepted;
+        self.report.verdict_detail = VerdictDetail {
+            memory: verdict.memory,
+            cpu: verdict.cpu,
+            gpu: verdict.gpu,
+            service: verdict.service,
+            hard: verdict.hard.map(|hard| format!("{hard:?}").to_lowercase()),
+        };
+        Ok(verdict)
+    }
+
+    /// Rule 2: to the owner and to the proposer at the same time.
+    async fn claim(&mut self, announce: &Announce, verdict: Verdict) -> Result<(), Ended> {
+        let claim = Claim {
+            session: self.visit.session,
+            epoch: announce.epoch,
+            attempt: self.visit.attempt,
+            verdict,
+        };
+        let transaction = self.parts.sign(Payload::Claim(claim));
+        let bytes = transaction.encode();
+        self.report.note("claim", transaction.hash());
+        self.parts.reports.put(self.report.clone());
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            let hash = transaction.hash();
+            match parts.chain.submit(transaction).await {
+                Ok(height) => parts.reports.sealed(&hash, height),
+                // A claim is a request, not a lock: the hand-over does not need it sealed.
+                Err(error) => tracing::debug!(%error, "a claim is not sealed"),
+            }
+        });
+        match self.ask(&SessionRequest::Claim { claim: bytes }).await? {
+            SessionResponse::Agreed => Ok(()),
+            _ => Err(Ended::OtherAnswer),
+        }
+    }
+
+    /// Signs of life until the task is ended.
+    fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
+        let (parts, visit) = (self.parts.clone(), self.visit.clone());
+        let confirmed = self.announced;
+        tokio::spawn(async move {
+            let request = SessionRequest::Alive {
+                session: visit.session,
+                attempt: visit.attempt,
+            };
+            let wait = parts.config.migration.confirm_wait;
+            if let Some(announced) = confirmed {
+                tokio::spawn(watch_confirmations(parts.clone(), visit.attempt, announced, wait));
+            }
+            loop {
+                if let Err(error) = notice::ask(&parts, visit.source, &request).await {
+                    tracing::debug!(%error, "a sign of life is not answered");
+                }
+                tokio::time::sleep(ALIVE).await;
+            }
+        })
+    }
+
+    async fn transfer(
+        &mut self,
+        service: &Arc<Service>,
+        announce: &Announce,
+        running: [u8; 32],
+    ) -> Result<Moved, Ended> {
+        self.event("stage");
+        let begin = Instant::now();
+        let base = self.stage(service, Digest(running)).await?;
+        self.report.phases_ms.stage = millis(begin);
+
+        let asked = Instant::now();
+        let (stopped, answered) = self.cut().await?;
+        let last_answer_before = answered - Duration::from_micros(stopped.since_last_answer_us);
+        self.report.phases_ms.drain = stopped.drain_us as f64 / 1000.0;
+        self.report.phases_ms.stop = stopped.stop_us as f64 / 1000.0;
+        self.report.phases_ms.commit = stopped.commit_us as f64 / 1000.0;
+        self.report.image_bytes = stopped.image_bytes;
+        self.report.writable_bytes = stopped.writable_bytes;
+        tracing::debug!(cut_ms = millis(asked), "the source has stopped");
+
+        self.event("transfer");
+        let begin = Instant::now();
+        let (container, image, root) = self.apply(service, &base, announce.epoch, &stopped).await?;
+        self.report.phases_ms.transfer = millis(begin);
+        let entry = Entry::Applied {
+            session: self.visit.session,
+            service: service.name.clone(),
+            source: self.visit.source,
+            epoch: announce.epoch,
+            attempt: self.visit.attempt,
+            root,
+            container: container.clone(),
+            image,
+        };
+        let (done, written) = oneshot::channel();
+        self.slot
+            .commands
+            .send(Command::Applied { entry, done })
+            .await
+            .map_err(|_| Ended::Overtaken)?;
+        if !written.await.unwrap_or(false) {
+            self.drop_container(&container).await;
+            return Err(Ended::Overtaken);
+        }
+        self.applied = true;
+        self.event("applied");
+        self.ready(root, announce.epoch, last_answer_before).await
+    }
+
+    /// Fetches and loads, while the source serves, what its container was created from.
+    async fn stage(&mut self, service: &Service, running: Digest) -> Result<Base, Ended> {
+        let mut round = Round::default();
+        let begin = Instant::now();
+        if self.parts.docker.pinned(&service.image).await.is_err() {
+            let reference = service.image.reference.clone();
+            self.load(
+                WhichImage::Base,
+                service.image.config_digest,
+                &reference,
+                None,
+                &mut round,
+            )
+            .await?;
+        }
+        let base = launch::base(&self.parts, service).await?;
+        let held = self.parts.docker.image(&running.to_string()).await?;
+        if running != base.identity.config_digest && held.is_none() {
+            let reference = format!("{IMAGE_REPOSITORY}:{}-base", hex::encode(self.visit.attempt));
+            self.load(
+                WhichImage::Running,
+                running,
+                &reference,
+                Some((service, &base)),
+                &mut round,
+            )
+            .await?;
+            self.staged.push(reference);
+        }
+        round.ms = millis(begin);
+        self.report.rounds.push(round);
+        Ok(base)
+    }
+
+    /// Pulls the layers of an image that this engine lacks, and loads it under `reference`.
+    async fn load(
+        &mut self,
+        which: WhichImage,
+        digest: Digest,
+        reference: &str,
+        committed: Option<(&Service, &Base)>,
+        round: &mut Round,
+    ) -> Result<Identity, Ended> {
+        tokio::fs::create_dir_all(&self.spool)
+            .await
+            .map_err(|source| PullError::Io {
+                path: self.spool.clone(),
+                source,
+            })?;
+        let parts = self.parts.clone();
+        let peer = peer_of_key(&self.visit.source.0);
+        let fetch = move |request: TransferRequest| {
+            let parts = parts.clone();
+            async move {
+                let bytes = borsh::to_vec(&request).expect("a request is plain data");
+                let answer = parts.net.request(peer, Protocol::Transfer, bytes).await?;
+                borsh::from_slice::<TransferResponse>(&answer)
+                    .map_err(|_| Box::<dyn std::error::Error + Send + Sync>::from("the answer can't be read"))
+            }
+        };
+        let asked = Instant::now();
+        let (manifest, identity, manifest_bytes, pulled) = {
+            let pull = Pull::new(self.visit.attempt, &self.spool, fetch);
+            let (manifest, identity, manifest_bytes) = pull.manifest(which).await?;
+            if identity.config_digest != digest {
+                return Err(Ended::OtherImage);
+            }
+            if let Some((service, base)) = committed {
+                // Nothing of a container description is taken from a peer.
+                check_committed_config(&manifest.config, service, base)?;
+            }
+            let rtt = asked.elapsed();
+            let held = self.parts.docker.held_chains().await?;
+            let lacking = held.lacking(&identity.diff_ids);
+            let pulled = pull.layers(&manifest, &lacking).await?;
+            if self.report.link.rtt_ms == 0.0 {
+                self.report.link.rtt_ms = rtt.as_secs_f64() * 1000.0;
+            }
+            (manifest, identity, manifest_bytes, pulled)
+        };
+        self.count(round, manifest_bytes, &pulled);
+        let image = SparseImage::new(reference, manifest.config, &identity.diff_ids, &pulled.layers);
+        load(&self.parts.docker, image).await?;
+        Ok(identity)
+    }
+
+    fn count(&mut self, round: &mut Round, manifest_bytes: u64, pulled: &Pulled) {
+        let wire = manifest_bytes + pulled.wire_bytes;
+        round.bytes += pulled.layer_bytes;
+        round.wire_bytes += wire;
+        self.report.wire_bytes += wire;
+        self.report.chunks_sent += pulled.chunks;
+        self.report.chunks_reused += pulled.chunks_reused;
+        // Short transfers say nothing of a link.
+        if pulled.ms >= 20 {
+            self.report.link.mbit = pulled.wire_bytes as f64 * 8.0 / 1000.0 / pulled.ms as f64;
+        }
+    }
+
+    /// Asks for the cut. A lost answer is asked for again: the source has stopped once and says the same.
+    async fn cut(&mut self) -> Result<(Stopped, Instant), Ended> {
+        let request = SessionRequest::Cut {
+            session: self.visit.session,
+            attempt: self.visit.attempt,
+        };
+        let mut tries = 0;
+        loop {
+            match self.ask(&request).await {
+                Ok(SessionResponse::Stopped(stopped)) => return Ok((stopped, Instant::now())),
+                Ok(_) => return Err(Ended::OtherAnswer),
+                // Required mode: the announcement is not confirmed yet.
+                Err(Ended::Refused(Refusal::Unconfirmed)) if tries < 50 => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(Ended::NoAnswer(_)) if tries < CUT_TRIES => {
+                    tokio::time::sleep(Duration::from_millis(200)).await
+                }
+                Err(error) => return Err(error),
+            }
+            tries += 1;
+        }
+    }
+
+    /// Loads the source's final image and creates the container, which does not run yet.
+    async fn apply(
+        &mut self,
+        service: &Service,
+        base: &Base,
+        epoch: u64,
+        stopped: &Stopped,
+    ) -> Result<(String, String, Hash), Ended> {
+        let begin = Instant::now();
+        let mut round = Round::default();
+        let reference = format!("{IMAGE_REPOSITORY}:{}-in", hex::encode(self.visit.attempt));
+        let said = Identity {
+            config_digest: Digest(stopped.config_digest),
+            diff_ids: stopped.diff_ids.iter().map(|digest| Digest(*digest)).collect(),
+        };
+        let loaded = self
+            .load(
+                WhichImage::Final,
+                said.config_digest,
+                &reference,
+                Some((service, base)),
+                &mut round,
+            )
+            .await?;
+        if loaded != said {
+            self.staged.push(reference);
+            return Err(Ended::OtherImage);
+        }
+        let name = launch::name(&self.visit.session, epoch + 1, &self.visit.attempt);
+        let created =
+            launch::create(&self.parts, service, base, &self.visit.session, &name, &reference).await;
+        if let Err(error) = created {
+            self.staged.push(reference);
+            return Err(error.into());
+        }
+        self.container_image = Some(reference.clone());
+        round.ms = millis(begin);
+        self.report.rounds.push(round);
+        Ok((name, reference, manifest_root(&self.visit.session, epoch, &said)))
+    }
+
+    /// READY. The answer is the signed hand-over; without one the session's task goes on asking.
+    async fn ready(&mut self, root: Hash, epoch: u64, last_answer_before: Instant) -> Result<Moved, Ended> {
+        let begin = Instant::now();
+        let request = SessionRequest::Ready {
+            session: self.visit.session,
+            attempt: self.visit.attempt,
+            root,
+        };
+        let SessionResponse::HandedOver { handover, pending } = self.ask(&request).await? else {
+            return Err(Ended::OtherAnswer);
+        };
+        self.note_handover(&handover);
+        let (reply, taken) = oneshot::channel();
+        let acquire = Command::Acquire {
+            handover,
+            pending,
+            reply,
+        };
+        self.slot
+            .commands
+            .send(acquire)
+            .await
+            .map_err(|_| Ended::Overtaken)?;
+        match taken.await {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => return Err(refusal.into()),
+            Err(_) => return Err(Ended::Overtaken),
+        }
+        self.report.phases_ms.handover = millis(begin);
+        Ok(Moved {
+            last_answer_before,
+            handed_over: Instant::now(),
+            epoch: epoch + 1,
+        })
+    }
+
+    fn note_handover(&mut self, handover: &Pending) {
+        self.report.note("handover", handover.hash);
+        // Into the book at once: it may be sealed before this attempt has closed its own.
+        let transactions = self.report.ledger.transactions.clone();
+        self.parts.reports.update(&self.report.id, |report| {
+            let known = std::mem::replace(&mut report.ledger.transactions, transactions);
+            report.ledger.keep_heights(&known);
+        });
+    }
+
+    /// Closes the books, and cleans up what a failed attempt has left.
+    async fn finish(mut self, outcome: Result<Moved, Ended>) {
+        let id = self.report.id.clone();
+        match outcome {
+            Ok(moved) => self.completed(moved).await,
+            Err(error) => {
+                let relayed = matches!(error, Ended::VerdictFalse | Ended::NoRoom);
+                self.report.outcome = if relayed {
+                    MigrationOutcome::Relayed
+                } else {
+                    MigrationOutcome::Aborted
+                };
+                self.report.error = Some(error.to_string());
+                self.report.total_ms = millis(self.begin);
+                // A source that refuses loses nothing by being asked again.
+                if !matches!(
+                    error,
+                    Ended::Refused(Refusal::TooSoon | Refusal::Busy | Refusal::NotReady)
+                ) {
+                    self.slot.failed_attempts.fetch_add(1, Ordering::Relaxed);
+                }
+                self.event(if relayed { "relayed" } else { "aborted" });
+                tracing::info!(session = %self.visit.session, attempt = %id, %error, "the attempt ended; the session stays where it is");
+                if !self.applied {
+                    self.clean_up(&error).await;
+                }
+                // An attempt that the owner never announced is no migration, only a question.
+                if self.announced.is_some() {
+                    self.publish_report();
+                }
+            }
+        }
+        if self.report.outcome == MigrationOutcome::Completed || !self.applied {
+            let _ = tokio::fs::remove_dir_all(&self.spool).await;
+        }
+        let ended = Command::AttemptEnded {
+            attempt: self.visit.attempt,
+        };
+        // The session's task may have ended with the node.
+        let _ = self.slot.commands.send(ended).await;
+    }
+
+    async fn completed(&mut self, moved: Moved) {
+        let figures = self.wait_served(&moved).await;
+        let own = self.slot.gate.figures();
+        let requests = &mut self.report.requests;
+        let source = figures.unwrap_or_default();
+        requests.sent = own.sent + source.sent;
+        requests.held = own.held + source.held;
+        requests.failed = own.failed + source.failed;
+        requests.interrupted = own.interrupted + source.interrupted;
+        requests.max_stall_ms =
+            (own.max_stall.as_secs_f64() * 1000.0).max(source.max_stall_us as f64 / 1000.0);
+        self.report.downtime_ms = requests.max_stall_ms.max(self.report.service_down_ms);
+        self.report.total_ms = millis(self.begin);
+        self.report.outcome = MigrationOutcome::Completed;
+        self.slot.failed_attempts.store(0, Ordering::Relaxed);
+        self.drop_staged().await;
+        self.event("serving");
+        self.publish_report();
+    }
+
+    async fn wait_served(&mut self, moved: &Moved) -> Option<SourceFigures> {
+        let (mut healthy, mut served) = (self.slot.healthy.subscribe(), self.slot.served.subscribe());
+        let waiting = async {
+            let at = healthy
+                .wait_for(|at| at.is_some_and(|(epoch, _)| epoch == moved.epoch))
+                .await
+                .ok()?
+                .map(|at| at.1);
+            if let Some(at) = at {
+                let down = at.saturating_duration_since(moved.last_answer_before);
+                self.report.service_down_ms = down.as_secs_f64() * 1000.0;
+                self.report.phases_ms.start =
+                    at.saturating_duration_since(moved.handed_over).as_secs_f64() * 1000.0;
+            }
+            let figures = served
+                .wait_for(|figures| figures.is_some_and(|(epoch, _)| epoch == moved.epoch))
+                .await
+                .ok()?;
+            figures.map(|(_, figures)| figures)
+        };
+        tokio::time::timeout(SERVED_WAIT, waiting).await.ok().flatten()
+    }
+
+    /// Into this node's book and the source's.
+    fn publish_report(&self) {
+        let mut report = self.report.clone();
+        // What came in beside the attempt (heights, confirmations) stands in the book already.
+        if let Some(known) = self.parts.reports.get(&report.id) {
+            report.ledger.confirmations = known.ledger.confirmations;
+            report.ledger.members = known.ledger.members;
+            report.ledger.confirmed_ms = known.ledger.confirmed_ms;
+            report.ledger.sealed_ms = known.ledger.sealed_ms;
+            report.ledger.keep_heights(&known.ledger.transactions);
+        }
+        let down = (report.outcome == MigrationOutcome::Completed)
+            .then(|| Duration::from_secs_f64((report.downtime_ms / 1000.0).max(0.0)));
+        self.parts.metrics.migration("image", report.outcome.name(), down);
+        let json = serde_json::to_vec(&report).expect("a report is plain data");
+        self.parts.reports.put(report);
+        let (parts, visit) = (self.parts.clone(), self.visit.clone());
+        tokio::spawn(async move {
+            let request = SessionRequest::Report {
+                session: visit.session,
+                attempt: visit.attempt,
+                json,
+            };
+            if let Err(error) = notice::ask(&parts, visit.source, &request).await {
+                tracing::debug!(%error, "the other end did not take the report");
+            }
+        });
+    }
+
+    async fn clean_up(&mut self, error: &Ended) {
+        {
+            let mut bookings = self
+                .parts
+                .bookings
+                .lock()
+                .expect("nothing panics while it holds the bookings");
+            bookings.release(BookingKey::Claim(self.visit.attempt));
+        }
+        // A source that has refused knows; any other is told, so that it does not wait for us.
+        if !matches!(error, Ended::Refused(_)) && self.announced.is_some() {
+            let request = SessionRequest::Cancel {
+                session: self.visit.session,
+                attempt: self.visit.attempt,
+            };
+            if let Err(error) = notice::ask(&self.parts, self.visit.source, &request).await {
+                tracing::debug!(%error, "the source was not told; it will notice the silence");
+            }
+        }
+        let name = launch::name(&self.visit.session, self.epoch + 1, &self.visit.attempt);
+        self.drop_container(&name).await;
+        self.staged.extend(self.container_image.take());
+        self.drop_staged().await;
+    }
+
+    async fn drop_staged(&mut self) {
+        // Newest first: an engine keeps what another image stands on.
+        for image in std::mem::take(&mut self.staged).into_iter().rev() {
+            if let Err(error) = self.parts.docker.remove_image(&image, false).await {
+                tracing::debug!(image, %error, "a staged image is left");
+            }
+        }
+    }
+
+    async fn drop_container(&self, name: &str) {
+        if let Err(error) = self.parts.docker.remove(name, true).await {
+            tracing::debug!(container = name, %error, "a staged container is left");
+        }
+    }
+
+    async fn ask(&self, request: &SessionRequest) -> Result<SessionResponse, Ended> {
+        match notice::ask(&self.parts, self.visit.source, request).await? {
+            SessionResponse::Refused(refusal) => Err(refusal.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    fn event(&self, phase: &'static str) {
+        self.parts
+            .reports
+            .event(&self.visit.attempt, &self.visit.session, phase);
+    }
+}
+
+/// Algorithm 1's wait, beside the transfer: counts until 90 % hold the announcement, or `limit` is over.
+async fn watch_confirmations(parts: Arc<Parts>, attempt: Attempt, announced: Hash, limit: Duration) {
+    let begin = Instant::now();
+    let id = hex::encode(attempt);
+    while begin.elapsed() < limit {
+        if let Some(status) = parts.chain.transaction(announced).await {
+            parts.reports.sealed(&announced, status.height);
+            let enough = u64::from(status.confirmations) * 10 >= u64::from(status.members) * 9;
+            parts.reports.update(&id, |report| {
+                report.ledger.confirmations = status.confirmations;
+                report.ledger.members = status.members;
+                report.ledger.confirmed_ms = millis(begin);
+            });
+            if enough {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+impl MigrationReport {
+    fn begin(visit: &Visit, me: PublicKey) -> Self {
+        Self {
+            schema: SCHEMA,
+            id: hex::encode(visit.attempt),
+            session: visit.session.to_string(),
+            service: String::new(),
+            method: "image".into(),
+            fallback: None,
+            reason: match visit.reason {
+                MoveReason::Mobility => "mobility".into(),
+                MoveReason::Operator => "operator".into(),
+            },
+            source: visit.source.to_string(),
+            destination: me.to_string(),
+            verdict: false,
+            verdict_detail: VerdictDetail::default(),
+            outcome: MigrationOutcome::Running,
+            state_lost: false,
+            started_unix_ms: unix_ms(),
+            image_bytes: 0,
+            writable_bytes: 0,
+            wire_bytes: 0,
+            chunks_sent: 0,
+            chunks_reused: 0,
+            rounds: Vec::new(),
+            phases_ms: Default::default(),
+            ledger: Default::default(),
+            link: Default::default(),
+            downtime_ms: 0.0,
+            service_down_ms: 0.0,
+            total_ms: 0.0,
+            requests: Default::default(),
+            error: None,
+        }
+    }
+
+    fn note(&mut self, kind: &str, hash: Hash) {
+        self.ledger.transactions.push(SealedTransaction {
+            kind: kind.to_owned(),
+            hash: hash.to_string(),
+            unix_ms: Some(unix_ms()),
+            height: None,
+        });
+    }
+}

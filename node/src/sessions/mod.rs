@@ -1,0 +1,71 @@
+//! The sessions of this node: who owns each, where its container runs, how it moves.
+//!
+//! ```text
+//!            Sessions (slots by id, neighbours, shared containers)
+//!  gateway ──enter──> Slot.gate <──set── Actor (one task per session) ──> journal, engine
+//!  peers, API ──Command──────────────────> │   ^
+//!                                          v   │ Applied, Acquire
+//!                                       incoming::run (a destination's attempt) ──> chunks of the source (Grants)
+//!  Submitter ──> proposer: every Open, HandOver and Release that the chain does not hold yet
+//! ```
+//! The rules that decide are in `blosm_migrate::session` and are pure; what is here carries them out.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blosm_migrate::placement::Amount;
+use blosm_migrate::service::Service;
+
+mod actor;
+mod grants;
+mod handle;
+mod incoming;
+mod journal;
+mod launch;
+mod notice;
+mod registry;
+mod report;
+mod reports;
+mod room;
+mod shared;
+mod submit;
+mod view;
+mod wire;
+
+pub(crate) use handle::OpenError;
+pub use handle::{MigrateError, SessionsHandle};
+pub use journal::{JournalClosed, JournalHandle};
+pub use report::{
+    LedgerFigures, LinkFigures, MigrationOutcome, MigrationReport, Phases, RequestFigures, Round, SCHEMA,
+    SealedTransaction, VerdictDetail,
+};
+pub use reports::{Event, Reports};
+pub use view::{AmountView, EngineView, ResourcesView, SessionView};
+pub(crate) use wire::encode;
+
+/// Repository of the images that hand-overs make. They are removed when nobody needs them any more.
+pub(crate) const IMAGE_REPOSITORY: &str = "blosm-session";
+
+/// Milliseconds since the epoch by this machine's wall clock, for reports only.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Random bytes of the system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has a source of randomness");
+    bytes
+}
+
+/// REQ_res: what a container of the service is declared to need.
+pub(crate) fn amount(service: &Service) -> Amount {
+    Amount {
+        memory: service.resources.memory,
+        cpu_milli: service.resources.cpu_milli,
+        gpus: service.resources.gpu,
+        gpu_memory: service.resources.gpu_memory,
+    }
+}

@@ -1,0 +1,275 @@
+//! What nodes say to one another about a session, on `/blosm/<net8>/session/1`.
+//!
+//! Every request is answered once. All of them may be repeated: a node that has done what is asked answers as it did
+//! the first time. The sender is the peer at the other end of the connection; no message names it.
+
+use blosm_ledger::{Hash, SessionId, Transaction};
+use blosm_migrate::session::{Attempt, Pending};
+use std::time::Duration;
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// A question or a notice to another node.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum SessionRequest {
+    /// A member that the client has turned up at asks the owner to announce the session (rule 2).
+    Want {
+        /// Hash of the token.
+        session: SessionId,
+        /// The token itself: who presents it was sent by the client. Absent when the owner has invited the asker.
+        token: Option<String>,
+    } = 0,
+    /// The owner asks a member to take the session.
+    Invite {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt's name, chosen by the owner so that its operator can follow it.
+        attempt: Attempt,
+        /// Why it is moved.
+        reason: MoveReason,
+    } = 1,
+    /// The asker's claim, as it also went to the proposer.
+    Claim {
+        /// Canonical bytes of the `Claim` transaction.
+        claim: Vec<u8>,
+    } = 2,
+    /// The asker has staged what it can: stop the container now.
+    Cut {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt.
+        attempt: Attempt,
+    } = 3,
+    /// The asker has applied and journaled this state: sign it over.
+    Ready {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt.
+        attempt: Attempt,
+        /// What was applied.
+        root: Hash,
+    } = 4,
+    /// The signed hand-over, repeated by its signer until it is answered with `serving`.
+    HandOver {
+        /// Hash of the token.
+        session: SessionId,
+        /// The transaction.
+        handover: Pending,
+        /// `Open` and `HandOver`s before it that are not sealed, oldest first.
+        pending: Vec<Pending>,
+    } = 5,
+    /// The new owner serves.
+    Serving {
+        /// Hash of the token.
+        session: SessionId,
+        /// The epoch at which it owns the session.
+        epoch: u64,
+    } = 6,
+    /// An attempt is still at work.
+    Alive {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt.
+        attempt: Attempt,
+    } = 7,
+    /// The asker gives the attempt up.
+    Cancel {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt.
+        attempt: Attempt,
+    } = 8,
+    /// Algorithm 3: has this node room for a new container of the service?
+    Room {
+        /// Name of the service.
+        service: String,
+        /// Hash of the asker's declaration of it; another one is not the same service.
+        declaration: Hash,
+    } = 9,
+    /// The finished report of a migration, for the other end's books.
+    Report {
+        /// Hash of the token.
+        session: SessionId,
+        /// The attempt.
+        attempt: Attempt,
+        /// The report as JSON.
+        json: Vec<u8>,
+    } = 10,
+    /// The client closes its session at a node that does not own it.
+    Close {
+        /// Hash of the token.
+        session: SessionId,
+        /// The token itself.
+        token: String,
+    } = 11,
+}
+
+impl SessionRequest {
+    /// The session that it is about; a question for room is about none.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Want { session, .. }
+            | Self::Invite { session, .. }
+            | Self::Cut { session, .. }
+            | Self::Ready { session, .. }
+            | Self::HandOver { session, .. }
+            | Self::Serving { session, .. }
+            | Self::Alive { session, .. }
+            | Self::Cancel { session, .. }
+            | Self::Report { session, .. }
+            | Self::Close { session, .. } => Some(*session),
+            Self::Claim { claim } => Transaction::decode(claim).ok()?.payload.session(),
+            Self::Room { .. } => None,
+        }
+    }
+}
+
+/// The answer to a [`SessionRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum SessionResponse {
+    /// To `Want`.
+    Announced(Announcement) = 0,
+    /// To `Claim`, `Alive`, `Cancel`, `Invite`, `Report`: yes.
+    Agreed = 1,
+    /// To `Cut`.
+    Stopped(Stopped) = 2,
+    /// To `Ready`.
+    HandedOver {
+        /// The signed transaction.
+        handover: Pending,
+        /// `Open` and `HandOver`s before it that are not sealed, oldest first.
+        pending: Vec<Pending>,
+    } = 3,
+    /// To `HandOver`: it is journaled here.
+    Taken {
+        /// Whether requests are answered already.
+        serving: bool,
+    } = 4,
+    /// To `Serving`: what the hand-over did to the requests at the former owner.
+    Noted(SourceFigures) = 5,
+    /// To `Room`: booked for the asker.
+    Booked {
+        /// The booking's name, for the request that follows.
+        ticket: u64,
+    } = 6,
+    /// No.
+    Refused(Refusal) = 7,
+}
+
+/// Why a member is asked to take a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum MoveReason {
+    /// The client is nearer to the destination.
+    Mobility = 0,
+    /// The operator wants it.
+    Operator = 1,
+}
+
+/// What a destination needs to judge for itself and to stage.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Announcement {
+    /// Canonical bytes of the `Announce` transaction.
+    pub(crate) announce: Vec<u8>,
+    /// Name of the declared service.
+    pub(crate) service: String,
+    /// Config digest of the image that the container runs from.
+    pub(crate) running: [u8; 32],
+}
+
+/// The state in which the source stopped, and what that took.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Stopped {
+    /// Config digest of the committed image.
+    pub(crate) config_digest: [u8; 32],
+    /// Its ordered diffIDs.
+    pub(crate) diff_ids: Vec<[u8; 32]>,
+    /// Waiting for the requests in flight, in microseconds.
+    pub(crate) drain_us: u64,
+    /// From the stop signal to the exit, in microseconds.
+    pub(crate) stop_us: u64,
+    /// Commit and export of the changed layer, in microseconds.
+    pub(crate) commit_us: u64,
+    /// From the moment of the last answer to this answer, in microseconds of the source's clock.
+    pub(crate) since_last_answer_us: u64,
+    /// The container's own layer in bytes.
+    pub(crate) writable_bytes: u64,
+    /// All layers in bytes.
+    pub(crate) image_bytes: u64,
+}
+
+/// What the former owner counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct SourceFigures {
+    /// Requests that entered from the hold on.
+    pub(crate) sent: u64,
+    /// Requests held there.
+    pub(crate) held: u64,
+    /// Requests that waited in vain.
+    pub(crate) failed: u64,
+    /// Requests in flight that the drain did not wait for.
+    pub(crate) interrupted: u64,
+    /// The longest wait in microseconds.
+    pub(crate) max_stall_us: u64,
+}
+
+/// Why a peer says no. Internal text never crosses the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize, thiserror::Error)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum Refusal {
+    /// The request can't be read, or contradicts itself.
+    #[error("the request is malformed")]
+    Malformed = 0,
+    /// The peer does not own the session.
+    #[error("the peer does not own the session")]
+    NotOwner = 1,
+    /// The token is not the session's, or was not presented.
+    #[error("the session's token was not presented")]
+    NotAuthorised = 2,
+    /// The session came there less than `min_stay` ago.
+    #[error("the session moved less than min_stay ago")]
+    TooSoon = 3,
+    /// Another hand-over of it is in progress.
+    #[error("another hand-over of the session is in progress")]
+    Busy = 4,
+    /// The attempt is not, or no longer, open.
+    #[error("the attempt is not, or no longer, open")]
+    Void = 5,
+    /// The applied state is not the stopped one.
+    #[error("the applied state is not the one that was stopped")]
+    OtherRoot = 6,
+    /// The container could not be stopped or committed; it runs on where it was.
+    #[error("the container could not be stopped or committed; see the source's log")]
+    CutFailed = 7,
+    /// The peer declares no such service, or declares it otherwise.
+    #[error("the peer does not declare the service, or declares it otherwise")]
+    OtherService = 8,
+    /// The peer has no room, or not the service's image.
+    #[error("the peer has no room for the service")]
+    Full = 9,
+    /// The network demands confirmations that the announcement does not have yet.
+    #[error("the announcement is not confirmed by 90 % of the members yet")]
+    Unconfirmed = 10,
+    /// The peer is shutting down or starting.
+    #[error("the peer is not ready")]
+    NotReady = 11,
+    /// The asker is no member.
+    #[error("the asker is not a member of the network")]
+    NotMember = 12,
+}
+
+/// Encodes a message of this protocol.
+pub(crate) fn encode<T: BorshSerialize>(message: &T) -> Vec<u8> {
+    borsh::to_vec(message).expect("a message is plain data and a Vec takes any length")
+}
+
+/// A duration as it crosses the wire.
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

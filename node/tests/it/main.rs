@@ -1,0 +1,7 @@
+//! The node's configuration and commands from outside, with real files and the real binary.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod commands;
+mod config;
+mod scratch;
