@@ -1,0 +1,127 @@
+//! Hosts on one machine: a network namespace each, joined by a bridge in a namespace of its own (the road).
+//!
+//! ```text
+//!   namespace ..-h1           namespace ..-road            namespace ..-h2
+//!   eth0 10.77.0.1  ==veth==  h1 --+ bridge +-- h2  ==veth==  eth0 10.77.0.2
+//!        (tbf: up)       (tbf: down)   |     (tbf: down)           (tbf: up)
+//!                                     cars ==veth== eth0 10.77.0.200   (not shaped)
+//! ```
+//! Nothing of it is visible in the machine's own namespace, so nothing can collide with what runs there.
+
+mod link;
+mod namespace;
+
+pub use link::Rate;
+pub use namespace::Namespace;
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+/// The most hosts of one road.
+pub const MAX_HOSTS: usize = 10;
+/// The last byte of the cars' address.
+const CARS: u8 = 200;
+
+/// The network of one testnet. Names follow from the id alone, so any process can take it down.
+#[derive(Clone, Debug)]
+pub struct Road {
+    id: String,
+}
+
+impl Road {
+    /// The road of the testnet `id`, whether it exists or not.
+    pub fn of(id: &str) -> Road {
+        Road { id: id.to_owned() }
+    }
+
+    /// The namespace that holds the bridge.
+    pub fn bridge(&self) -> Namespace {
+        Namespace::named(format!("blosm-{}-road", self.id))
+    }
+
+    /// The namespace of a host, counted from 1.
+    pub fn host(&self, number: usize) -> Namespace {
+        Namespace::named(format!("blosm-{}-h{number}", self.id))
+    }
+
+    /// The namespace of the cars.
+    pub fn cars(&self) -> Namespace {
+        Namespace::named(format!("blosm-{}-cars", self.id))
+    }
+
+    /// Builds the bridge, `hosts` shaped hosts and the unshaped one of the cars.
+    ///
+    /// # Errors
+    /// A step of `ip` or `tc` failed; what was built stays for [`Road::remove`].
+    pub fn build(&self, hosts: usize, rate: Rate) -> Result<()> {
+        let bridge = self.bridge();
+        bridge.create()?;
+        link::bridge(&bridge)?;
+        for number in 1..=hosts {
+            let host = self.host(number);
+            host.create()?;
+            link::join(&bridge, &host, &port(number), address(number))?;
+            link::shape(&bridge, &port(number), rate)?;
+            link::shape(&host, link::INSIDE, rate)?;
+        }
+        let cars = self.cars();
+        cars.create()?;
+        link::join(&bridge, &cars, "cars", cars_address())
+    }
+
+    /// Takes a host's link down: its peers see silence, not a reset.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub fn cut(&self, number: usize) -> Result<()> {
+        link::set(&self.bridge(), &port(number), false)
+    }
+
+    /// Takes a host's link up again.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub fn heal(&self, number: usize) -> Result<()> {
+        link::set(&self.bridge(), &port(number), true)
+    }
+
+    /// Removes every namespace of this testnet, with the links in them.
+    ///
+    /// # Errors
+    /// A namespace could not be removed; the others are.
+    pub fn remove(&self) -> Result<()> {
+        let mut result = Ok(());
+        for namespace in self.existing() {
+            result = result.and(namespace.remove());
+        }
+        result
+    }
+
+    /// The namespaces of this testnet that exist now.
+    pub fn existing(&self) -> Vec<Namespace> {
+        Namespace::list()
+            .into_iter()
+            .filter(|n| n.name().starts_with(&format!("blosm-{}-", self.id)))
+            .collect()
+    }
+}
+
+/// The address of a host, counted from 1.
+pub fn address(number: usize) -> Ipv4Addr {
+    let last = u8::try_from(number)
+        .ok()
+        .filter(|n| *n < CARS)
+        .expect("hosts are at most MAX_HOSTS");
+    Ipv4Addr::new(10, 77, 0, last)
+}
+
+/// The address of the cars.
+pub fn cars_address() -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, CARS)
+}
+
+/// A host's end on the bridge.
+fn port(number: usize) -> String {
+    format!("h{number}")
+}

@@ -1,0 +1,252 @@
+//! A real `blosm` process in a host's namespace, driven through its own commands as an operator would.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::api::NodeClient;
+use crate::config::{GATEWAY_PORT, PEER_PORT};
+use crate::hosts::Namespace;
+use crate::process::{Process, tail};
+use crate::shell;
+use crate::state::{HostState, State};
+
+/// A node that starts opens its store, finds its peers and syncs first.
+const START: Duration = Duration::from_secs(60);
+/// An orderly stop parks migrations and flushes the store.
+const STOP: Duration = Duration::from_secs(20);
+
+/// The node of one host.
+#[derive(Clone, Debug)]
+pub struct Node {
+    binary: PathBuf,
+    number: usize,
+    namespace: Namespace,
+    data_dir: PathBuf,
+    log: PathBuf,
+}
+
+impl Node {
+    /// The node of the host `number`, whether it runs or not.
+    ///
+    /// # Errors
+    /// There is no `blosm` binary.
+    pub fn of(state: &State, number: usize) -> Result<Node> {
+        Ok(Node {
+            binary: binary()?,
+            number,
+            namespace: state.namespace(number),
+            data_dir: state.data_dir(number),
+            log: state.host_dir(number).join("blosm.log"),
+        })
+    }
+
+    /// Makes a network with one authority: `network.toml` and, beside it, the authority's key.
+    ///
+    /// # Errors
+    /// The command failed.
+    pub fn new_network(state: &State) -> Result<PathBuf> {
+        let node = Node::of(state, 1)?;
+        let file = state.dir.join("network.toml");
+        let bootstrap = peer_address(state.host(1)?);
+        let out = file.display().to_string();
+        let name = format!("testnet-{}", state.id);
+        node.command(&[
+            "network",
+            "new",
+            "--name",
+            &name,
+            "--out",
+            &out,
+            "--bootstrap",
+            &bootstrap,
+            "--json",
+        ])?;
+        Ok(file)
+    }
+
+    /// `blosm init`; gives the node's key.
+    ///
+    /// # Errors
+    /// The command failed.
+    pub fn init(&self, network: &Path, key: Option<&Path>) -> Result<String> {
+        let (network, data_dir) = (network.display().to_string(), self.data_dir.display().to_string());
+        let mut arguments = vec!["init", "--network", &network, "--data-dir", &data_dir, "--json"];
+        let key = key.map(|key| key.display().to_string());
+        if let Some(key) = &key {
+            arguments.extend(["--key", key]);
+        }
+        let answer: Value =
+            serde_json::from_str(&self.command(&arguments)?).context("`blosm init --json`")?;
+        let key = answer["key"]
+            .as_str()
+            .context("`blosm init --json` names no key")?;
+        Ok(key.to_owned())
+    }
+
+    /// `blosm admit`, on the authority, which this node must be.
+    ///
+    /// # Errors
+    /// The command failed.
+    pub fn admit(&self, host: &HostState) -> Result<()> {
+        let key = host
+            .key
+            .as_deref()
+            .with_context(|| format!("{} has no key yet", host.label))?;
+        let (latitude, longitude) = host.location;
+        let location = format!("--location={latitude:.6},{longitude:.6}");
+        let (radius, gateway) = (
+            host.radius.to_string(),
+            format!("http://{}:{GATEWAY_PORT}", host.address),
+        );
+        let address = peer_address(host);
+        let data_dir = self.data_dir.display().to_string();
+        self.command(&[
+            "admit",
+            key,
+            "--address",
+            &address,
+            "--gateway",
+            &gateway,
+            &location,
+            "--radius",
+            &radius,
+            "--label",
+            &host.label,
+            "--data-dir",
+            &data_dir,
+        ])?;
+        Ok(())
+    }
+
+    /// Runs a `blosm` command on this host to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed; the text holds what it said.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(shell::find("nsenter").context("nsenter is not on the PATH")?);
+        command
+            .arg(format!("--net={}", self.namespace.path().display()))
+            .arg("--")
+            .arg(&self.binary)
+            .args(arguments);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BLOSM_"))
+        {
+            command.env_remove(name);
+        }
+        let output = command.output().context("blosm did not start")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!(
+                "`blosm {}` on host {} failed: {}",
+                arguments.join(" "),
+                self.number,
+                said.trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts `blosm run` and returns at once.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self) -> Result<Process> {
+        let arguments = [
+            "run".to_owned(),
+            "--data-dir".to_owned(),
+            self.data_dir.display().to_string(),
+        ];
+        // Through env, so that settings of the person who calls the harness do not reach its nodes.
+        let mut words: Vec<String> = std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .filter(|name| name.starts_with("BLOSM_") && name != "BLOSM_LOG")
+            .flat_map(|name| ["-u".to_owned(), name])
+            .collect();
+        words.push(self.binary.display().to_string());
+        words.extend(arguments);
+        let env = shell::find("env").context("env is not on the PATH")?;
+        Process::spawn(&self.namespace, &env, &words, &self.log)
+    }
+
+    /// Waits until the node's gateway serves.
+    ///
+    /// # Errors
+    /// The process ended, or is not ready in time; the text holds the end of its log.
+    pub async fn wait_ready(&self, process: Process) -> Result<()> {
+        let client = self.client();
+        let deadline = Instant::now() + START;
+        while !client.ready().await {
+            if !process.alive() {
+                bail!("blosm on host {} ended:\n{}", self.number, tail(&self.log, 10));
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "blosm on host {} is not ready after {START:?}:\n{}",
+                    self.number,
+                    tail(&self.log, 10)
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, as a power cut would.
+    pub fn kill(known: Process) {
+        known.end(Signal::KILL, Duration::ZERO);
+    }
+
+    /// SIGTERM; SIGKILL if that is not enough.
+    pub fn stop(known: Process) {
+        known.end(Signal::TERM, STOP);
+    }
+
+    /// A client of its local API.
+    pub fn client(&self) -> NodeClient {
+        NodeClient::new(self.namespace.clone(), &self.data_dir)
+    }
+
+    /// The program that it runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// Where other nodes dial this one.
+fn peer_address(host: &HostState) -> String {
+    format!("/ip4/{}/tcp/{PEER_PORT}", host.address)
+}
+
+/// The node's binary: `$BLOSM_BIN`, else beside this program, else on the PATH.
+///
+/// # Errors
+/// It is in none of these places.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("BLOSM_BIN").map(PathBuf::from) {
+        return given
+            .canonicalize()
+            .with_context(|| format!("BLOSM_BIN={}", given.display()));
+    }
+    let own = std::env::current_exe().context("this program's own path")?;
+    // Tests run from a folder below that of the binaries.
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("blosm"))
+        .find(|file| file.is_file());
+    beside
+        .or_else(|| shell::find("blosm"))
+        .context("there is no blosm beside this program: build it (cargo build --release) or set BLOSM_BIN")
+}

@@ -1,0 +1,107 @@
+//! The road: nodes along a straight line from west to east, and positions on it.
+
+/// Metres between two neighbouring nodes.
+pub const SPACING_M: f64 = 500.0;
+/// What each node covers: neighbours overlap a little.
+pub const RADIUS_M: f64 = 300.0;
+/// The road's latitude, and the longitude where it begins, in degrees.
+const START: (f64, f64) = (37.45, 126.65);
+/// Metres per degree of latitude, on a sphere of the Earth's mean radius.
+const METRES_PER_DEGREE: f64 = 111_195.0;
+
+/// Where along the road the node of a host stands, in metres; hosts count from 1.
+pub fn stand(number: usize) -> f64 {
+    (number.max(1) - 1) as f64 * SPACING_M
+}
+
+/// Latitude and longitude of a place along the road.
+pub fn location(metres: f64) -> (f64, f64) {
+    let (latitude, longitude) = START;
+    (
+        latitude,
+        longitude + metres / (METRES_PER_DEGREE * latitude.to_radians().cos()),
+    )
+}
+
+/// A car's motion: towards a target at a constant speed.
+#[derive(Clone, Copy, Debug)]
+pub struct Motion {
+    /// Metres along the road.
+    pub position: f64,
+    /// Where it drives to.
+    pub target: f64,
+    /// Metres per second.
+    pub speed: f64,
+}
+
+impl Motion {
+    /// Drives on for that many seconds.
+    pub fn advance(&mut self, seconds: f64) {
+        let left = self.target - self.position;
+        let step = self.speed * seconds;
+        self.position = if left.abs() <= step {
+            self.target
+        } else {
+            self.position + step.copysign(left)
+        };
+    }
+
+    /// Whether it stands at its target.
+    pub fn arrived(&self) -> bool {
+        self.position == self.target
+    }
+}
+
+/// The nearest of some places along the road; of two equally near the first.
+pub fn nearest(position: f64, stands: &[f64]) -> Option<usize> {
+    let distance = |index: &usize| (stands[*index] - position).abs();
+    (0..stands.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn motion_stops_at_its_target_in_both_directions() {
+        let mut motion = Motion {
+            position: 0.0,
+            target: 500.0,
+            speed: 20.0,
+        };
+        motion.advance(10.0);
+        assert_eq!(motion.position, 200.0);
+        motion.advance(100.0);
+        assert!(motion.arrived());
+        motion.target = 450.0;
+        motion.advance(1.0);
+        assert_eq!(motion.position, 480.0);
+        motion.advance(2.0);
+        assert_eq!(motion.position, 450.0);
+    }
+
+    #[test]
+    fn nearest_changes_half_way() {
+        let stands = [stand(1), stand(2), stand(3)];
+        for (position, index) in [
+            (0.0, 0),
+            (249.0, 0),
+            (250.0, 0),
+            (251.0, 1),
+            (760.0, 2),
+            (5000.0, 2),
+        ] {
+            assert_eq!(nearest(position, &stands), Some(index), "{position}");
+        }
+        assert_eq!(nearest(0.0, &[]), None);
+    }
+
+    #[test]
+    fn neighbours_are_as_far_apart_as_the_road_says() {
+        let (a, b) = (location(stand(1)), location(stand(2)));
+        let (dlat, dlon) = ((b.0 - a.0).to_radians(), (b.1 - a.1).to_radians());
+        let h = (dlat / 2.0).sin().powi(2) + a.0.to_radians().cos().powi(2) * (dlon / 2.0).sin().powi(2);
+        let metres = 2.0 * 6_371_000.0 * h.sqrt().asin();
+        assert!((metres - SPACING_M).abs() < 1.0, "{metres}");
+    }
+}

@@ -1,0 +1,67 @@
+//! Programs of the system that the harness calls: `ip`, `tc`, `umount`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// What a testnet needs on the PATH, and the Debian package that brings it.
+const NEEDED: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("setsid", "util-linux"),
+    ("iptables", "iptables"),
+    ("containerd", "containerd"),
+    ("dockerd", "docker.io"),
+];
+
+/// Refuses to begin on a machine that cannot finish.
+///
+/// # Errors
+/// Not root, or a program is missing; the text says what to do.
+pub fn preflight() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("network namespaces and private engines need root: run this with sudo");
+    }
+    for (program, package) in NEEDED {
+        if find(program).is_none() {
+            bail!("{program} is not on the PATH: install the package {package}");
+        }
+    }
+    Ok(())
+}
+
+/// The first executable of that name on the PATH, or in the folders of system programs.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Runs a program to its end and gives its standard output.
+///
+/// # Errors
+/// It could not be started or failed; the text holds the command line and what it said.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let line = || format!("{program} {}", arguments.join(" "));
+    let path = find(program).with_context(|| format!("{program} is not on the PATH"))?;
+    let output = Command::new(path).args(arguments).output().with_context(line)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}` failed ({}): {}", line(), output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// [`run`] for a command line without quoting, split at white space.
+///
+/// # Errors
+/// As [`run`].
+pub fn sh(line: &str) -> Result<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("an empty command line")?;
+    run(program, &words.collect::<Vec<_>>())
+}

@@ -1,0 +1,79 @@
+//! Nodes that die at the worst moment of a migration.
+
+use crate::scenario::{Scenario, eventually};
+
+/// Takes about four seconds on the testnet's links.
+const HEAVY: u64 = 20 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_car_that_arrives_unannounced_keeps_its_container_and_loses_nothing() {
+    let scenario = Scenario::start(2).await;
+    scenario.drive_to(2);
+    scenario.served_by(2).await;
+    eventually("one completed migration", || async {
+        scenario.completed().await.len() == 1
+    })
+    .await;
+    let records = scenario.end(2).await;
+    assert!(records.iter().all(|record| record.ok()));
+}
+
+#[tokio::test]
+async fn destination_killed_in_the_middle_of_a_transfer() {
+    let mut scenario = Scenario::start(2).await;
+    scenario.fill(1, HEAVY).await;
+    let mut log = scenario.follow(2);
+    scenario.drive_to(2);
+    scenario.phase(2, "transfer", &mut log).await;
+    scenario.testnet.kill_node(2).unwrap();
+    // The car's radio reaches host 1 still, which has signed nothing and serves on.
+    scenario.car.avoid(Some(1));
+    scenario.served_by(1).await;
+    scenario.testnet.start_node(2).await.unwrap();
+    scenario.car.avoid(None);
+    scenario.served_by(2).await;
+    scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn source_killed_right_after_it_signed() {
+    let mut scenario = Scenario::start(2).await;
+    let mut log = scenario.follow(1);
+    scenario.drive_to(2);
+    scenario.phase(1, "signed", &mut log).await;
+    scenario.testnet.kill_node(1).unwrap();
+    // Whether the signature got out or not: while the source is away at most one container runs.
+    scenario.testnet.start_node(1).await.unwrap();
+    scenario.served_by(2).await;
+    assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
+    scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn authority_killed_after_the_source_stopped() {
+    // The authority is host 1, so the move is from 2 to 3.
+    let mut scenario = Scenario::start(3).await;
+    scenario.drive_to(2);
+    scenario.served_by(2).await;
+    let mut log = scenario.follow(2);
+    scenario.drive_to(3);
+    scenario.phase(2, "stop", &mut log).await;
+    scenario.testnet.kill_node(1).unwrap();
+    scenario.served_by(3).await;
+    scenario.testnet.start_node(1).await.unwrap();
+    let sealed = || async {
+        scenario.completed().await.iter().any(|report| {
+            let transactions = report["ledger"]["transactions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
+            let to_3 = report["destination"].as_str() == scenario.testnet.state().hosts[2].key.as_deref();
+            to_3 && transactions
+                .iter()
+                .any(|t| t["kind"] == "handover" && t["height"].is_u64())
+        })
+    };
+    eventually("the hand-over is sealed", sealed).await;
+    scenario.testnet.wait_agreed().await.unwrap();
+    scenario.end(3).await;
+}
