@@ -108,7 +108,8 @@ fn hard_failure(meta: &Metadata, ours: Option<&Service>, system: &SystemView) ->
         return Some(HardFailure::Disk);
     }
     let needs = &ours?.resources;
-    if needs.memory > system.memory_free {
+    // REQ_res >= R_rem, as a booking has it (Alg. 3, line 12).
+    if needs.memory >= system.memory_free {
         return Some(HardFailure::Reservation);
     }
     if needs.gpu > system.gpus_free {

@@ -226,7 +226,11 @@ fn environment(service: &Service, base: &ImageConfig) -> Vec<String> {
     env
 }
 
-fn stop_signal(service: &Service, base: &ImageConfig) -> Result<StopSignal, SpecError> {
+/// The signal that asks a container of the service to stop: the declared one, else the base image's own, else SIGTERM.
+///
+/// # Errors
+/// The image's signal is none that blosm can send.
+pub fn stop_signal(service: &Service, base: &ImageConfig) -> Result<StopSignal, SpecError> {
     match (service.stop.signal, &base.stop_signal) {
         (Some(declared), _) => Ok(declared),
         (None, None) => Ok(StopSignal::SigTerm),

@@ -44,17 +44,17 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// The network's id.
-    pub fn chain_id(&self) -> Hash {
+    pub(crate) fn chain_id(&self) -> Hash {
         self.config.network.chain_id
     }
 
     /// Value of the label that marks this network's containers.
-    pub fn network_label(&self) -> String {
+    pub(crate) fn network_label(&self) -> String {
         self.chain_id().short(16)
     }
 
     /// Signs a transaction of this node.
-    pub fn sign(&self, payload: Payload) -> Transaction {
+    pub(crate) fn sign(&self, payload: Payload) -> Transaction {
         let head = self.chain.snapshot().height;
         Transaction::sign(&self.config.key, self.chain_id(), head, payload)
     }
@@ -63,7 +63,7 @@ impl Parts {
     ///
     /// # Errors
     /// The kernel's figures can't be read.
-    pub fn readings(&self) -> Result<Readings, ResourceError> {
+    pub(crate) fn readings(&self) -> Result<Readings, ResourceError> {
         self.probe
             .lock()
             .expect("nothing panics while it holds the probe")
@@ -71,7 +71,7 @@ impl Parts {
     }
 
     /// Where this node stands.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         position_of(self.config.node.location.into())
     }
 }

@@ -74,9 +74,12 @@ impl Docker {
     /// Starts a container and gives its first process and its address.
     ///
     /// # Errors
-    /// The engine refuses, or the container exited before it could be looked at.
+    /// The engine refuses, or the container exited before it could be looked at; or a process of an earlier run of it is
+    /// still there, which an engine that was killed and started again does not see.
     pub async fn start(&self, id: &str) -> Result<Started, EngineError> {
         use bollard::query_parameters::StartContainerOptions;
+        self.see_leftovers_exit(&self.expect(id, "start").await?.id)
+            .await?;
         self.client()
             .start_container(id, None::<StartContainerOptions>)
             .await

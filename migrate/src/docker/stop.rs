@@ -83,7 +83,7 @@ impl Docker {
     }
 
     /// The engine says that it does not run; a process of it may still be dying.
-    async fn see_leftovers_exit(&self, id: &str) -> Result<(), EngineError> {
+    pub(super) async fn see_leftovers_exit(&self, id: &str) -> Result<(), EngineError> {
         for pid in processes_of(id) {
             let opened = watch_exit(pid, id).map_err(|source| EngineError::Watch { pid, source })?;
             if let Opened::Watching(watch) = opened {

@@ -145,6 +145,11 @@ pub enum Entry {
     } = 11,
     /// All that the journal said of a session when it was last condensed.
     Snapshot(Box<Record>) = 12,
+    /// A container that came from elsewhere is healthy; requests are routed to it from now on.
+    Routed {
+        /// Hash of the token.
+        session: SessionId,
+    } = 13,
 }
 
 impl Entry {
@@ -162,7 +167,8 @@ impl Entry {
             | Self::Removed { session, .. }
             | Self::Sealed { session, .. }
             | Self::Reclaimed { session, .. }
-            | Self::Closed { session, .. } => *session,
+            | Self::Closed { session, .. }
+            | Self::Routed { session } => *session,
             Self::Snapshot(record) => record.session,
         }
     }

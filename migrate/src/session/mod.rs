@@ -19,6 +19,6 @@ mod source;
 
 pub use entry::{Attempt, Entry, Pending};
 pub use journal::{Journal, JournalError};
-pub use ownership::{Adoption, KnownOwner, adopt, newest_owner};
+pub use ownership::{Adoption, Fact, KnownOwner, adopt, newest_owner, proven_owner};
 pub use record::{Applied, Container, Gave, Record, Stale, Standing};
 pub use source::{Effect, Input, Offer, Refused, Source, Timing};

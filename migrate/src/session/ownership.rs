@@ -61,6 +61,8 @@ pub fn newest_owner(record: Option<&Record>, chain: Option<&SessionRecord>, me: 
     let by_chain = match chain {
         None => KnownOwner::Unknown,
         Some(chain) if !chain.is_open() => KnownOwner::Closed,
+        // A hand-over to this node was sealed before this node has journaled it: it is about to.
+        Some(chain) if chain.owner == me => KnownOwner::Me,
         Some(chain) => KnownOwner::Other {
             owner: chain.owner,
             epoch: chain.epoch,
@@ -81,6 +83,9 @@ pub fn newest_owner(record: Option<&Record>, chain: Option<&SessionRecord>, me: 
                 KnownOwner::Other { owner, epoch }
             }
             (_, KnownOwner::Closed) => KnownOwner::Closed,
+            (Some(gave), KnownOwner::Me) if chain.is_some_and(|chain| chain.epoch >= gave.epoch) => {
+                KnownOwner::Me
+            }
             (Some(gave), _) => KnownOwner::Other {
                 owner: gave.destination,
                 epoch: gave.epoch,
@@ -88,6 +93,54 @@ pub fn newest_owner(record: Option<&Record>, chain: Option<&SessionRecord>, me: 
             (None, known) => known,
         },
     }
+}
+
+/// A fact about a session that the chain need not hold yet, its signature checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// Its opener says so.
+    Opened {
+        /// The signer.
+        opener: PublicKey,
+    },
+    /// The owner at `epoch` gave it away.
+    HandedOver {
+        /// The signer.
+        sender: PublicKey,
+        /// The epoch that it ends.
+        epoch: u64,
+        /// The new owner.
+        destination: PublicKey,
+    },
+}
+
+/// Who owns a session by the chain and by newer facts in their order. A claim to own it that is not among them is
+/// nobody's word but the claimant's.
+pub fn proven_owner(
+    chain: Option<&SessionRecord>,
+    opener: Option<PublicKey>,
+    facts: &[Fact],
+) -> Option<(PublicKey, u64)> {
+    let mut owner = match chain {
+        Some(chain) if !chain.is_open() => return None,
+        Some(chain) => Some((chain.owner, chain.epoch)),
+        None => opener.map(|opener| (opener, 0)),
+    };
+    for fact in facts {
+        match *fact {
+            Fact::Opened { opener } => owner = owner.or(Some((opener, 0))),
+            Fact::HandedOver {
+                sender,
+                epoch,
+                destination,
+            } => {
+                if owner == Some((sender, epoch)) {
+                    owner = Some((destination, epoch + 1));
+                }
+            }
+        }
+    }
+    owner
 }
 
 #[cfg(test)]

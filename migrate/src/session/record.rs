@@ -94,6 +94,9 @@ pub struct Record {
     pub applied: Option<Applied>,
     /// The last hand-over that this node signed.
     pub gave: Option<Gave>,
+    /// Who gave the session and what its state was, until this node has routed the first request to it: so long it can
+    /// be handed back (rule 6).
+    pub came: Option<(PublicKey, Hash)>,
     /// Containers that are still in the engine and only wait to be removed.
     pub stale: Vec<Stale>,
     /// `Open`, `HandOver`s and `Release` that the chain was not seen to hold, oldest first (rule 4).
@@ -110,6 +113,7 @@ impl Record {
             container: None,
             applied: None,
             gave: None,
+            came: None,
             stale: Vec::new(),
             pending: Vec::new(),
         }
@@ -234,6 +238,7 @@ impl Record {
                 // A session handed back finds its kept container; any other one the container that was applied.
                 if let Some(applied) = self.applied.take_if(|applied| applied.epoch + 1 == epoch) {
                     let given = self.gave.as_ref().map(|gave| (gave.epoch - 1, gave.attempt));
+                    self.came = Some((applied.source, applied.root));
                     let replaced = self.container.replace(applied.container);
                     self.stale
                         .extend(replaced.map(|container| Stale { container, given }));
@@ -253,6 +258,7 @@ impl Record {
                 ..
             } => {
                 self.standing = Standing::Gave;
+                self.came = None;
                 self.push_pending(handover.clone());
                 self.gave = Some(Gave {
                     epoch,
@@ -296,10 +302,12 @@ impl Record {
             }
             Entry::Closed { release, .. } => {
                 self.standing = Standing::Closed;
+                self.came = None;
                 if let Some(release) = release {
                     self.push_pending(release);
                 }
             }
+            Entry::Routed { .. } => self.came = None,
             Entry::Snapshot(record) => *self = *record,
         }
     }

@@ -28,6 +28,8 @@ pub struct Timing {
     pub offer: Duration,
     /// Silence of the destination after which a stopped container is started again.
     pub silence: Duration,
+    /// A cut that has not led to READY by then is rolled back, whatever the destination says of itself.
+    pub cut: Duration,
     /// The shortest stay of a session before another member may ask for it (rule 10).
     pub min_stay: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for Timing {
         Self {
             offer: Duration::from_secs(30),
             silence: Duration::from_secs(5),
+            cut: Duration::from_secs(60),
             min_stay: Duration::from_secs(10),
         }
     }
@@ -172,7 +175,11 @@ pub enum Refused {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Cut {
     Stopping,
-    Stopped { root: Hash, heard: Instant },
+    Stopped {
+        root: Hash,
+        since: Instant,
+        heard: Instant,
+    },
     Signed,
 }
 
@@ -206,16 +213,6 @@ impl Source {
         self.offers
             .get(attempt)
             .is_some_and(|offer| offer.destination == peer)
-    }
-
-    /// When [`Input::Tick`] is next due.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let offer = self.offers.values().map(|offer| offer.expires).min();
-        let silence = match &self.cut {
-            Some((_, Cut::Stopped { heard, .. })) => Some(*heard + self.timing.silence),
-            _ => None,
-        };
-        offer.into_iter().chain(silence).min()
     }
 
     /// Takes one input and says what follows from it.
@@ -300,7 +297,11 @@ impl Source {
     fn cut_done(&mut self, now: Instant, attempt: Attempt, root: Hash) -> Result<Effect, Refused> {
         match &mut self.cut {
             Some((current, cut @ Cut::Stopping)) if *current == attempt => {
-                *cut = Cut::Stopped { root, heard: now };
+                *cut = Cut::Stopped {
+                    root,
+                    since: now,
+                    heard: now,
+                };
                 Ok(Effect::Agree)
             }
             _ => Err(Refused::Void),
@@ -365,8 +366,9 @@ impl Source {
     }
 
     fn tick(&mut self, now: Instant) -> Effect {
-        if let Some((attempt, Cut::Stopped { heard, .. })) = self.cut
-            && now.saturating_duration_since(heard) >= self.timing.silence
+        if let Some((attempt, Cut::Stopped { heard, since, .. })) = self.cut
+            && (now.saturating_duration_since(heard) >= self.timing.silence
+                || now.saturating_duration_since(since) >= self.timing.cut)
         {
             return self.roll_back(attempt);
         }

@@ -118,6 +118,16 @@ pub struct AttemptStores {
 }
 
 impl AttemptStores {
+    /// Whether that image can be pulled already.
+    #[must_use]
+    pub fn has(&self, which: WhichImage) -> bool {
+        match which {
+            WhichImage::Base => self.base.is_some(),
+            WhichImage::Running => self.running.is_some(),
+            WhichImage::Final => self.last.is_some(),
+        }
+    }
+
     /// Answers one request. Whoever calls this has checked that the peer may ask.
     pub async fn answer(&self, body: TransferBody) -> TransferResponse {
         match body {

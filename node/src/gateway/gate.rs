@@ -194,6 +194,18 @@ impl Gate {
         self.route.send_replace(route);
     }
 
+    /// Holds requests if they go to `address`: the container behind it is gone.
+    pub(crate) fn close(&self, address: SocketAddr) {
+        let _state = self.lock();
+        self.route.send_if_modified(|route| {
+            let here = *route == Route::Local(address);
+            if here {
+                *route = Route::Held;
+            }
+            here
+        });
+    }
+
     /// What happened to requests since the last [`Gate::hold`].
     pub(crate) fn figures(&self) -> HoldFigures {
         self.lock().figures

@@ -1,7 +1,7 @@
 //! Relayed requests, on `/blosm/<net8>/relay/1`: whole messages, bounded before they are sent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use blosm_ledger::{PublicKey, Token};
@@ -9,7 +9,6 @@ use blosm_migrate::placement::Position;
 use blosm_migrate::session::Pending;
 use blosm_net::{Protocol, RequestError, peer_of_key};
 use borsh::{BorshDeserialize, BorshSerialize};
-use bytes::Bytes;
 
 use super::request::{Answer, Denied, MAX_HOPS, ServiceRequest, Target, Timing};
 use crate::parts::Parts;
@@ -18,10 +17,6 @@ use crate::parts::Parts;
 pub(crate) const MAX_RELAYED_BODY: u64 = 15 << 20;
 /// Headers of one relayed message.
 const MAX_HEADERS: usize = 256;
-/// How long an owner that can't be reached is tried: a node restarts within that time.
-const OWNER_WAIT: Duration = Duration::from_secs(15);
-/// Between two tries.
-const OWNER_RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 #[borsh(use_discriminant = true)]
@@ -141,25 +136,20 @@ pub(crate) async fn relay(parts: &Parts, to: PublicKey, request: &ServiceRequest
     }
     let bytes = borsh::to_vec(&RelayRequest::from(request)).expect("a message is plain data");
     let begin = Instant::now();
-    let bytes = Bytes::from(bytes);
-    let answer = loop {
-        match parts
-            .net
-            .request(peer_of_key(&to.0), Protocol::Relay, bytes.to_vec())
-            .await
-        {
-            Ok(answer) => break answer,
-            Err(error) if error.may_have_arrived() => {
-                tracing::debug!(to = %to.short(8), %error, "a relayed request was lost");
-                return Err(Denied::Interrupted);
-            }
-            Err(RequestError::TooLarge { .. }) => return Err(Denied::TooLarge),
-            // Not a byte of it has reached the owner: it may be sent again.
-            Err(error) if begin.elapsed() >= OWNER_WAIT || !matches!(request.target, Target::Session(_)) => {
-                tracing::debug!(to = %to.short(8), %error, "the owner can't be reached");
-                return Err(Denied::OwnerUnreachable);
-            }
-            Err(_) => tokio::time::sleep(OWNER_RETRY).await,
+    let answer = match parts
+        .net
+        .request(peer_of_key(&to.0), Protocol::Relay, bytes)
+        .await
+    {
+        Ok(answer) => answer,
+        Err(RequestError::TooLarge { .. }) => return Err(Denied::TooLarge),
+        Err(error) => {
+            tracing::debug!(to = %to.short(8), %error, "a relayed request has no answer");
+            return Err(if error.may_have_arrived() {
+                Denied::Interrupted
+            } else {
+                Denied::OwnerUnreachable
+            });
         }
     };
     let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);

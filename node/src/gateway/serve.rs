@@ -19,8 +19,10 @@ use crate::sessions::{OpenError, SessionsHandle};
 const MAX_TURNS: u32 = 6;
 /// Between two tries to connect to a container whose exit has not been noticed yet.
 const CONNECT_AGAIN: Duration = Duration::from_millis(20);
-/// How long a session of this node may take to be taken up after a start.
-const TAKEN_UP_AGAIN: Duration = Duration::from_millis(50);
+/// How long an owner that can't be reached is tried: a node restarts within that time.
+const OWNER_WAIT: Duration = Duration::from_secs(15);
+/// Between two looks at who owns a session.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The gateway's logic, apart from HTTP and from the relay protocol.
 #[derive(Debug, Clone)]
@@ -85,7 +87,8 @@ impl Gateway {
         }
         let session = token.session();
         let begin = Instant::now();
-        for _ in 0..MAX_TURNS {
+        let mut turns = 0;
+        while turns < MAX_TURNS {
             if let Some(slot) = self.sessions.slot(&session)
                 && let Some(answer) = self.through(&slot.gate, &request, begin).await?
             {
@@ -97,28 +100,44 @@ impl Gateway {
                 KnownOwner::Unknown if token.opener() != self.parts.me => token.opener(),
                 // This node opened it and knows nothing of it any more: its state exists nowhere.
                 KnownOwner::Unknown => return Err(Denied::Gone),
-                KnownOwner::Me => {
-                    tokio::time::sleep(TAKEN_UP_AGAIN).await;
+                // A hand-over to this node is being taken up.
+                KnownOwner::Me if begin.elapsed() < OWNER_WAIT => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
                 }
+                KnownOwner::Me => return Err(Denied::Held),
             };
             if request.via == Some(owner) {
                 // The asker owns it and has not heard of it yet: it gets the signature that says so.
-                return match self.sessions.handover_to(&session, owner).await {
-                    Some((handover, pending)) => Ok(Relayed::Moved { handover, pending }),
-                    None => Err(Denied::OwnerUnreachable),
-                };
+                if let Some((handover, pending)) = self.sessions.handover_to(&session, owner).await {
+                    return Ok(Relayed::Moved { handover, pending });
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+                turns += 1;
+                continue;
             }
-            if request.via.is_none() {
-                self.sessions.follow(session, &token, owner, request.position);
-            }
-            match relay(&self.parts, owner, &request).await? {
-                Relayed::Answer(answer) => return Ok(Relayed::Answer(answer)),
-                Relayed::Moved { handover, pending } => {
-                    if !self.sessions.take(session, handover, pending).await {
-                        tokio::time::sleep(TAKEN_UP_AGAIN).await;
+            match relay(&self.parts, owner, &request).await {
+                Ok(Relayed::Answer(answer)) => {
+                    if request.via.is_none() {
+                        // By whom it was answered, not by whom this node's chain says it is owned.
+                        self.sessions
+                            .follow(session, &token, answer.node, request.position);
+                    }
+                    return Ok(Relayed::Answer(answer));
+                }
+                Ok(Relayed::Moved { handover, pending }) => {
+                    turns += 1;
+                    self.sessions.take(session, handover, pending).await;
+                    if self.sessions.owner(&session) != KnownOwner::Me {
+                        tokio::time::sleep(LOOK_AGAIN).await;
                     }
                 }
+                // Not a byte of it has reached the owner. It may be restarting, or have given the session away: who
+                // owns it is asked anew.
+                Err(Denied::OwnerUnreachable) if request.via.is_none() && begin.elapsed() < OWNER_WAIT => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(denied) => return Err(denied),
             }
         }
         Err(Denied::TooManyHops)

@@ -8,6 +8,7 @@
 //! what makes the rules of `docs/protocol.md` hold. What it decides, it decides by the pure `blosm_migrate::session`.
 //! Long work of a destination (staging) runs in a task of its own, [`super::incoming`], and comes back as commands.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -102,12 +103,6 @@ struct Cut {
     last_answer: Instant,
 }
 
-/// A session that has just come and has not served yet.
-struct Fresh {
-    from: PublicKey,
-    root: Hash,
-}
-
 /// A running container and the future that ends with it.
 struct Live {
     running: Running,
@@ -127,7 +122,8 @@ pub(super) struct Actor {
     owned_since: Instant,
     cut: Option<Cut>,
     live: Option<Live>,
-    fresh: Option<Fresh>,
+    /// Members that were told of the session since this node owns it: only they may claim it.
+    welcome: BTreeSet<PublicKey>,
     incoming: Option<(Attempt, JoinHandle<()>)>,
     failed_starts: u32,
     next_start: Option<Instant>,
@@ -167,7 +163,7 @@ impl Actor {
             owned_since: Instant::now(),
             cut: None,
             live: None,
-            fresh: None,
+            welcome: BTreeSet::new(),
             incoming: None,
             failed_starts: 0,
             next_start: None,
@@ -200,6 +196,8 @@ impl Actor {
             .is_some_and(|container| container.started);
         if record.may_run() {
             self.begin_ownership();
+        } else if record.applied.is_some() {
+            self.slot.gate.set(Route::Held);
         }
         self.on_chain().await?;
         self.on_beat().await?;
@@ -253,6 +251,8 @@ impl Actor {
                 let wanted = !self.record().may_run();
                 if wanted {
                     self.append(entry).await?;
+                    // The signature is on its way: requests wait here rather than at the source.
+                    self.slot.gate.hold();
                 }
                 let _ = done.send(wanted);
             }
@@ -297,6 +297,22 @@ impl Actor {
                 Ok(_) | Err(_) => {}
             }
         }
+        let standing = self.record().standing;
+        let settled = !matches!(standing, Standing::Gave | Standing::Owner { .. })
+            || matches!(self.adoption(), Adoption::Mine { .. });
+        if !settled {
+            // What could not be done when the chain moved is tried again.
+            self.on_chain().await?;
+        }
+        if standing == Standing::Closed
+            && let Some(container) = self.record().container.clone()
+        {
+            self.remove_container(&container.name, &container.image).await?;
+        }
+        let source = self.source.as_ref();
+        self.grants.keep_only(&self.id, |attempt, peer| {
+            source.is_some_and(|source| source.may_pull(attempt, peer))
+        });
         if self.wants_start(now) {
             self.ensure_running().await?;
         }
@@ -358,6 +374,7 @@ impl Actor {
     fn begin_ownership(&mut self) {
         self.owned_since = Instant::now();
         self.source = Some(Source::new(self.timing(), self.owned_since));
+        self.welcome.clear();
         self.slot.gate.set(Route::Held);
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use blosm_ledger::PublicKey;
+use blosm_ledger::{PublicKey, SessionId};
 use blosm_migrate::docker::{Docker, Image};
-use blosm_migrate::image::{Digest, ExportError, Wanted, export};
+use blosm_migrate::image::{ExportError, Wanted, export};
 use blosm_migrate::service::Service;
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::{
@@ -25,15 +25,25 @@ pub(super) struct Grants {
     open: Mutex<HashMap<Attempt, Arc<Grant>>>,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Exporting {
+    #[default]
+    Fine,
+    /// What failed once is not tried again in the same attempt.
+    Failed,
+}
+
 #[derive(Debug)]
 struct Grant {
+    session: SessionId,
     peer: PublicKey,
     service: Option<Arc<Service>>,
     /// The image that the container was created from.
     running: String,
     spool: PathBuf,
-    /// Held while an export runs: a second question for it waits rather than exports again.
-    stores: tokio::sync::Mutex<AttemptStores>,
+    stores: Mutex<AttemptStores>,
+    /// Held while an export runs, so that a second question does not start another.
+    exporting: Arc<tokio::sync::Mutex<Exporting>>,
 }
 
 impl Grants {
@@ -55,29 +65,50 @@ impl Grants {
         spool.join(hex::encode(attempt))
     }
 
-    /// From now on `peer` may pull for this attempt.
+    /// From now on `peer` may pull for this attempt. False when too many attempts are open.
     pub(super) fn allow(
         &self,
+        session: SessionId,
         attempt: Attempt,
         peer: PublicKey,
         service: Option<Arc<Service>>,
         running: String,
-    ) {
+    ) -> bool {
         let spool = Self::folder(&self.spool, &attempt);
         let mut open = self.lock();
-        if open.len() >= MAX_GRANTS || open.contains_key(&attempt) {
-            return;
+        if open.contains_key(&attempt) {
+            return true;
+        }
+        if open.len() >= MAX_GRANTS {
+            return false;
         }
         open.insert(
             attempt,
             Arc::new(Grant {
+                session,
                 peer,
                 service,
                 running,
                 spool,
-                stores: Default::default(),
+                stores: Mutex::default(),
+                exporting: Arc::default(),
             }),
         );
+        true
+    }
+
+    /// Ends the session's grants that are not wanted any more.
+    pub(super) fn keep_only(&self, session: &SessionId, wanted: impl Fn(&Attempt, PublicKey) -> bool) {
+        let ended: Vec<Attempt> = {
+            let open = self.lock();
+            let of = open.iter().filter(|(_, grant)| grant.session == *session);
+            of.filter(|(attempt, grant)| !wanted(attempt, grant.peer))
+                .map(|(attempt, _)| *attempt)
+                .collect()
+        };
+        for attempt in ended {
+            self.end(&attempt);
+        }
     }
 
     /// Nobody may pull for this attempt any more; its layers are removed.
@@ -113,7 +144,7 @@ impl Grants {
         let fresh = image.identity.diff_ids.iter().skip(below).copied().collect();
         let store = grant.export(docker, reference, Wanted::Only(fresh)).await?;
         let bytes = store.manifest().layers.iter().map(|layer| layer.size).sum();
-        grant.stores.lock().await.last = Some(store);
+        grant.stores().last = Some(store);
         Ok(bytes)
     }
 
@@ -144,53 +175,59 @@ impl Grants {
 }
 
 impl Grant {
-    async fn answer(&self, docker: &Docker, body: TransferBody) -> TransferResponse {
-        let mut stores = self.stores.lock().await;
-        if let TransferBody::Manifest { which } = &body
-            && let Err(error) = self.prepare(docker, *which, &mut stores).await
-        {
-            tracing::warn!(?which, %error, "an image can't be exported for a destination");
+    async fn answer(self: Arc<Self>, docker: &Docker, body: TransferBody) -> TransferResponse {
+        let stores = self.stores().clone();
+        let missing = match &body {
+            TransferBody::Manifest { which } if !stores.has(*which) => *which,
+            _ => return stores.answer(body).await,
+        };
+        // An export may take longer than a request may wait: the peer asks again.
+        let not_ready = TransferResponse::Refused(WireError::NotReady);
+        let Ok(mut exporting) = self.exporting.clone().try_lock_owned() else {
+            return not_ready;
+        };
+        if *exporting == Exporting::Failed {
             return TransferResponse::Refused(WireError::Internal);
         }
-        let stores = stores.clone();
-        stores.answer(body).await
+        let (grant, docker) = (self.clone(), docker.clone());
+        tokio::spawn(async move {
+            if let Err(error) = grant.prepare(&docker, missing).await {
+                tracing::warn!(which = ?missing, %error, "an image can't be exported for a destination");
+                *exporting = Exporting::Failed;
+            }
+        });
+        not_ready
     }
 
-    /// Exports an image when it is first asked for.
-    async fn prepare(
-        &self,
-        docker: &Docker,
-        which: WhichImage,
-        stores: &mut AttemptStores,
-    ) -> Result<(), LaunchError> {
+    /// Exports an image that was asked for.
+    async fn prepare(&self, docker: &Docker, which: WhichImage) -> Result<(), LaunchError> {
+        let base = match &self.service {
+            Some(service) => docker.pinned(&service.image).await?,
+            None => return Ok(()),
+        };
         match which {
-            WhichImage::Base if stores.base.is_none() => {
-                let Some(service) = &self.service else {
-                    return Ok(());
-                };
-                let base = docker.pinned(&service.image).await?;
-                stores.base = Some(self.export(docker, &base.id, Wanted::All).await?);
+            WhichImage::Base => {
+                let store = self.export(docker, &base.id, Wanted::All).await?;
+                self.stores().base = Some(store);
             }
-            WhichImage::Running if stores.running.is_none() => {
-                let Some(running) = docker.image(&self.running).await? else {
-                    return Ok(());
-                };
-                let base: Vec<Digest> = match &self.service {
-                    Some(service) => docker.pinned(&service.image).await?.identity.diff_ids,
-                    None => Vec::new(),
-                };
-                let above = running
-                    .identity
-                    .diff_ids
-                    .iter()
-                    .skip(base.len())
-                    .copied()
-                    .collect();
-                stores.running = Some(self.export(docker, &running.id, Wanted::Only(above)).await?);
+            WhichImage::Running => {
+                let running = docker.image(&self.running).await?;
+                let running = running.ok_or_else(|| LaunchError::Absent(self.running.clone()))?;
+                let below = base.identity.diff_ids.len();
+                let above = running.identity.diff_ids.iter().skip(below).copied().collect();
+                let store = self.export(docker, &running.id, Wanted::Only(above)).await?;
+                self.stores().running = Some(store);
             }
-            WhichImage::Base | WhichImage::Running | WhichImage::Final => {}
+            // Made by the cut, not by a question.
+            WhichImage::Final => {}
         }
         Ok(())
+    }
+
+    fn stores(&self) -> MutexGuard<'_, AttemptStores> {
+        self.stores
+            .lock()
+            .expect("nothing panics while it holds the stores")
     }
 
     async fn export(

@@ -107,9 +107,11 @@ impl SessionsHandle {
     ///
     /// # Errors
     /// The engine's list of containers can't be had: nothing was started then.
-    pub async fn start(parts: Arc<Parts>) -> Result<Self, blosm_migrate::docker::EngineError> {
+    pub(crate) async fn start(parts: Arc<Parts>) -> Result<Self, blosm_migrate::docker::EngineError> {
         let submit = Arc::new(Notify::new());
         let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool")));
+        // Layers of attempts that ended with an earlier process.
+        let _ = std::fs::remove_dir_all(parts.config.data_dir.join("incoming"));
         let registry = Registry::new(parts.clone(), grants.clone(), submit.clone());
         let inner = Inner {
             parts,
@@ -177,10 +179,14 @@ impl SessionsHandle {
                     "runs, but its session is not this node's; stopping it"
                 );
                 let signal = blosm_migrate::service::StopSignal::SigTerm;
-                parts
+                let stopped = parts
                     .docker
                     .stop(&container.id, signal, Duration::from_secs(2))
-                    .await?;
+                    .await;
+                if let Err(error) = stopped {
+                    // It stays a stranger: its session's task, or the next start, stops it.
+                    tracing::error!(container = container.name, %error, "can't be stopped; stop it by hand");
+                }
             }
             let named = record.as_ref().is_some_and(|record| {
                 let names = [
@@ -194,7 +200,9 @@ impl SessionsHandle {
                     container = container.name,
                     "left by an attempt that ended; removing it"
                 );
-                parts.docker.remove(&container.id, true).await?;
+                if let Err(error) = parts.docker.remove(&container.id, true).await {
+                    tracing::warn!(container = container.name, %error, "can't be removed");
+                }
             }
         }
         Ok(())
@@ -296,9 +304,15 @@ impl SessionsHandle {
             service: service.name.clone(),
             open: pending(&open),
         };
-        parts.journal.append(entry).await?;
-        let slot = self.0.registry.ensure(session);
-        self.0.submit.notify_one();
+        // In a task of its own: a client that goes away here must not leave a session that nobody looks after.
+        let inner = self.0.clone();
+        let opening = tokio::spawn(async move {
+            inner.parts.journal.append(entry).await?;
+            let slot = inner.registry.ensure(session);
+            inner.submit.notify_one();
+            Ok::<_, JournalClosed>(slot)
+        });
+        let slot = opening.await.map_err(|_| JournalClosed)??;
         Ok((token, slot))
     }
 

@@ -12,33 +12,43 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Transaction, Verdict};
+use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Token, Transaction, Verdict};
+use blosm_migrate::docker::ImageError;
 use blosm_migrate::evaluate::{SystemView, evaluate};
 use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, load, manifest_root};
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
 use blosm_migrate::service::Service;
-use blosm_migrate::session::{Attempt, Entry, Pending};
-use blosm_migrate::transfer::{Pull, PullError, Pulled, TransferRequest, TransferResponse, WhichImage};
+use blosm_migrate::session::{Attempt, Entry, Fact, Pending, proven_owner};
+use blosm_migrate::transfer::{
+    Pull, PullError, Pulled, TransferRequest, TransferResponse, WhichImage, WireError,
+};
 use blosm_net::{Protocol, peer_of_key};
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::actor::Command;
 use super::grants::Grants;
 use super::launch::{self, LaunchError};
 use super::notice::{self, NoAnswer};
 use super::registry::Slot;
-use super::report::{MigrationOutcome, MigrationReport, Round, SCHEMA, SealedTransaction, VerdictDetail};
+use super::report::{MigrationOutcome, MigrationReport, Round, VerdictDetail};
 use super::wire::{
     Announcement, MoveReason, Refusal, SessionRequest, SessionResponse, SourceFigures, Stopped,
 };
-use super::{IMAGE_REPOSITORY, room, unix_ms};
+use super::{IMAGE_REPOSITORY, room};
 use crate::parts::Parts;
 
+/// Repository of pinned bases whose own name means another image in this engine.
+const BASE_REPOSITORY: &str = "blosm-base";
 /// Between two signs of life to the source.
 const ALIVE: Duration = Duration::from_secs(1);
 /// How long the report waits for the first healthy answer and for the source's figures.
-const SERVED_WAIT: Duration = Duration::from_secs(60);
+const SERVED_WAIT: Duration = Duration::from_secs(30);
+/// How long the source may take to export an image before an attempt is given up.
+const EXPORT_WAIT: Duration = Duration::from_secs(1800);
+/// Between two questions for an image that is being exported.
+const EXPORT_LOOK: Duration = Duration::from_millis(20);
 /// Tries of a cut whose answer was lost.
 const CUT_TRIES: u32 = 3;
 
@@ -61,6 +71,8 @@ enum Ended {
     NoAnswer(#[from] NoAnswer),
     #[error("the source's answer is not what was asked for")]
     OtherAnswer,
+    #[error("the source can't prove that it owns the session; this node's chain may be behind")]
+    NotProven,
     #[error("this node judged that it can't take the container")]
     VerdictFalse,
     #[error(transparent)]
@@ -96,7 +108,13 @@ impl From<blosm_migrate::docker::ImageError> for Ended {
 pub(super) async fn run(parts: Arc<Parts>, slot: Arc<Slot>, visit: Visit) {
     let spool = Grants::folder(&parts.config.data_dir.join("incoming"), &visit.attempt);
     let mut attempt = Incoming {
-        report: MigrationReport::begin(&visit, parts.me),
+        report: MigrationReport::begin(
+            &visit.attempt,
+            visit.session,
+            visit.source,
+            parts.me,
+            visit.reason,
+        ),
         begin: Instant::now(),
         announced: None,
         epoch: 0,
@@ -152,7 +170,7 @@ impl Incoming {
         }
         let alive = self.keep_alive();
         let moved = self.transfer(&service, &announce, announcement.running).await;
-        alive.abort();
+        drop(alive);
         moved
     }
 
@@ -181,11 +199,52 @@ impl Incoming {
             }
             _ => return Err(Ended::OtherAnswer),
         };
+        self.prove_owner(&announcement.pending, announce.epoch)?;
         self.announced = Some(hash);
         self.epoch = announce.epoch;
         self.report.note("announce", hash);
         self.report.service = announce.metadata.service.clone();
         Ok((announcement, announce))
+    }
+
+    /// A member's word alone does not make it the owner: else it could have a container started here that runs
+    /// elsewhere.
+    fn prove_owner(&self, pending: &[Pending], epoch: u64) -> Result<(), Ended> {
+        let mut facts = Vec::with_capacity(pending.len());
+        for transaction in pending {
+            let transaction = Transaction::decode(&transaction.bytes).map_err(|_| Ended::OtherAnswer)?;
+            transaction
+                .verify(self.parts.chain_id())
+                .map_err(|_| Ended::OtherAnswer)?;
+            match transaction.payload {
+                Payload::Open(open)
+                    if open.session == self.visit.session && open.opener == transaction.sender =>
+                {
+                    facts.push(Fact::Opened { opener: open.opener });
+                }
+                Payload::HandOver(handover) if handover.session == self.visit.session => {
+                    facts.push(Fact::HandedOver {
+                        sender: transaction.sender,
+                        epoch: handover.epoch,
+                        destination: handover.destination,
+                    });
+                }
+                _ => {}
+            }
+        }
+        let opener = self
+            .visit
+            .token
+            .as_deref()
+            .and_then(|token| Token::parse(token).ok())
+            .map(|token| token.opener());
+        let view = self.parts.chain.snapshot();
+        let proven = proven_owner(view.state.session(&self.visit.session), opener, &facts);
+        if proven == Some((self.visit.source, epoch)) {
+            Ok(())
+        } else {
+            Err(Ended::NotProven)
+        }
     }
 
     async fn evaluate(&mut self, announce: &Announce, service: Option<&Service>) -> Result<Verdict, Ended> {
@@ -211,7 +270,7 @@ impl Incoming {
                 return Err(Ended::VerdictFalse);
             }
         };
-        let tolerance = u8::try_from(self.parts.config.migration.tolerance).unwrap_or(u8::MAX);
+        let tolerance = self.parts.config.migration.tolerance;
         let verdict = evaluate(&announce.metadata, service, &system, tolerance);
         self.report.phases_ms.evaluate = millis(begin);
         self.report.verdict = verdict.accepted;
@@ -253,10 +312,10 @@ impl Incoming {
     }
 
     /// Signs of life until the task is ended.
-    fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
+    fn keep_alive(&self) -> AbortOnDropHandle<()> {
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
         let confirmed = self.announced;
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             let request = SessionRequest::Alive {
                 session: visit.session,
                 attempt: visit.attempt,
@@ -271,7 +330,7 @@ impl Incoming {
                 }
                 tokio::time::sleep(ALIVE).await;
             }
-        })
+        }))
     }
 
     async fn transfer(
@@ -287,7 +346,9 @@ impl Incoming {
 
         let asked = Instant::now();
         let (stopped, answered) = self.cut().await?;
-        let last_answer_before = answered - Duration::from_micros(stopped.since_last_answer_us);
+        // The source's word, never more than the whole cut took.
+        let since = Duration::from_micros(stopped.since_last_answer_us).min(asked.elapsed());
+        let last_answer_before = answered.checked_sub(since).unwrap_or(asked);
         self.report.phases_ms.drain = stopped.drain_us as f64 / 1000.0;
         self.report.phases_ms.stop = stopped.stop_us as f64 / 1000.0;
         self.report.phases_ms.commit = stopped.commit_us as f64 / 1000.0;
@@ -328,8 +389,16 @@ impl Incoming {
     async fn stage(&mut self, service: &Service, running: Digest) -> Result<Base, Ended> {
         let mut round = Round::default();
         let begin = Instant::now();
-        if self.parts.docker.pinned(&service.image).await.is_err() {
-            let reference = service.image.reference.clone();
+        if let Err(error) = self.parts.docker.pinned(&service.image).await {
+            let reference = match error {
+                ImageError::Absent { .. } => service.image.reference.clone(),
+                // The operator's name means another image here: it is not touched.
+                ImageError::OtherDigest { .. } => format!(
+                    "{BASE_REPOSITORY}:{}",
+                    hex::encode(&service.image.config_digest.0[..6])
+                ),
+                error => return Err(error.into()),
+            };
             self.load(
                 WhichImage::Base,
                 service.image.config_digest,
@@ -387,7 +456,15 @@ impl Incoming {
         let asked = Instant::now();
         let (manifest, identity, manifest_bytes, pulled) = {
             let pull = Pull::new(self.visit.attempt, &self.spool, fetch);
-            let (manifest, identity, manifest_bytes) = pull.manifest(which).await?;
+            let (manifest, identity, manifest_bytes) = loop {
+                match pull.manifest(which).await {
+                    // The source is still exporting it; signs of life keep the claim meanwhile.
+                    Err(PullError::Refused(WireError::NotReady)) if asked.elapsed() < EXPORT_WAIT => {
+                        tokio::time::sleep(EXPORT_LOOK).await;
+                    }
+                    answer => break answer?,
+                }
+            };
             if identity.config_digest != digest {
                 return Err(Ended::OtherImage);
             }
@@ -566,9 +643,7 @@ impl Incoming {
                 }
             }
         }
-        if self.report.outcome == MigrationOutcome::Completed || !self.applied {
-            let _ = tokio::fs::remove_dir_all(&self.spool).await;
-        }
+        let _ = tokio::fs::remove_dir_all(&self.spool).await;
         let ended = Command::AttemptEnded {
             attempt: self.visit.attempt,
         };
@@ -589,6 +664,20 @@ impl Incoming {
             (own.max_stall.as_secs_f64() * 1000.0).max(source.max_stall_us as f64 / 1000.0);
         self.report.downtime_ms = requests.max_stall_ms.max(self.report.service_down_ms);
         self.report.total_ms = millis(self.begin);
+        if self
+            .slot
+            .healthy
+            .borrow()
+            .is_none_or(|(epoch, _)| epoch != moved.epoch)
+        {
+            // Handed back, or not healthy yet: not a move that a client would call one.
+            self.report.outcome = MigrationOutcome::Aborted;
+            self.report.error = Some("the container did not become healthy here".into());
+            self.slot.failed_attempts.fetch_add(1, Ordering::Relaxed);
+            self.event("aborted");
+            self.publish_report();
+            return;
+        }
         self.report.outcome = MigrationOutcome::Completed;
         self.slot.failed_attempts.store(0, Ordering::Relaxed);
         self.drop_staged().await;
@@ -725,51 +814,4 @@ async fn watch_confirmations(parts: Arc<Parts>, attempt: Attempt, announced: Has
 
 fn millis(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
-}
-
-impl MigrationReport {
-    fn begin(visit: &Visit, me: PublicKey) -> Self {
-        Self {
-            schema: SCHEMA,
-            id: hex::encode(visit.attempt),
-            session: visit.session.to_string(),
-            service: String::new(),
-            method: "image".into(),
-            fallback: None,
-            reason: match visit.reason {
-                MoveReason::Mobility => "mobility".into(),
-                MoveReason::Operator => "operator".into(),
-            },
-            source: visit.source.to_string(),
-            destination: me.to_string(),
-            verdict: false,
-            verdict_detail: VerdictDetail::default(),
-            outcome: MigrationOutcome::Running,
-            state_lost: false,
-            started_unix_ms: unix_ms(),
-            image_bytes: 0,
-            writable_bytes: 0,
-            wire_bytes: 0,
-            chunks_sent: 0,
-            chunks_reused: 0,
-            rounds: Vec::new(),
-            phases_ms: Default::default(),
-            ledger: Default::default(),
-            link: Default::default(),
-            downtime_ms: 0.0,
-            service_down_ms: 0.0,
-            total_ms: 0.0,
-            requests: Default::default(),
-            error: None,
-        }
-    }
-
-    fn note(&mut self, kind: &str, hash: Hash) {
-        self.ledger.transactions.push(SealedTransaction {
-            kind: kind.to_owned(),
-            hash: hash.to_string(),
-            unix_ms: Some(unix_ms()),
-            height: None,
-        });
-    }
 }

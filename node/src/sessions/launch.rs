@@ -15,6 +15,12 @@ use blosm_migrate::transfer::ServeError;
 
 use crate::parts::Parts;
 
+/// So long after a start health is asked for more often than declared: a service that listens within milliseconds should
+/// not wait for a whole interval.
+const EAGER: Duration = Duration::from_secs(1);
+/// Between two questions then.
+const EAGER_LOOK: Duration = Duration::from_millis(5);
+
 /// A container whose entrypoint runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Running {
@@ -46,6 +52,9 @@ pub(crate) enum LaunchError {
     /// An exported layer can't be read.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// It took longer than anybody waits.
+    #[error("the engine took too long")]
+    Late,
     /// The container is not in the engine any more.
     #[error("the container {0} is not in the engine any more")]
     Absent(String),
@@ -130,7 +139,8 @@ pub(crate) async fn start(parts: &Parts, service: &Service, name: &str) -> Resul
 async fn healthy(service: &Service, running: &Running) -> Result<(), LaunchError> {
     let url = format!("http://{}{}", running.address, service.health.path);
     let client = crate::gateway::container_client();
-    let deadline = Instant::now() + service.health.start;
+    let begin = Instant::now();
+    let deadline = begin + service.health.start;
     let mut exit = exit(running);
     loop {
         let answer = client.get(&url).timeout(service.health.timeout).send();
@@ -147,8 +157,12 @@ async fn healthy(service: &Service, running: &Running) -> Result<(), LaunchError
                 service.health.start,
             ));
         }
-        // A service that listens within milliseconds should not wait for a whole interval.
-        tokio::time::sleep(service.health.interval.min(Duration::from_millis(5))).await;
+        let pause = if begin.elapsed() < EAGER {
+            EAGER_LOOK.min(service.health.interval)
+        } else {
+            service.health.interval
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -1,6 +1,11 @@
 //! The report of one migration, with the field names that others script against.
 
+use blosm_ledger::{Hash, PublicKey, SessionId};
+use blosm_migrate::session::Attempt;
 use serde::{Deserialize, Serialize};
+
+use super::unix_ms;
+use super::wire::MoveReason;
 
 /// Version of the report's shape.
 pub const SCHEMA: u32 = 1;
@@ -90,6 +95,61 @@ pub struct MigrationReport {
     pub requests: RequestFigures,
     /// Why it did not complete.
     pub error: Option<String>,
+}
+
+impl MigrationReport {
+    /// The report of an attempt that begins now.
+    pub(crate) fn begin(
+        attempt: &Attempt,
+        session: SessionId,
+        source: PublicKey,
+        destination: PublicKey,
+        reason: MoveReason,
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            id: hex::encode(attempt),
+            session: session.to_string(),
+            service: String::new(),
+            method: "image".into(),
+            fallback: None,
+            reason: match reason {
+                MoveReason::Mobility => "mobility".into(),
+                MoveReason::Operator => "operator".into(),
+            },
+            source: source.to_string(),
+            destination: destination.to_string(),
+            verdict: false,
+            verdict_detail: VerdictDetail::default(),
+            outcome: MigrationOutcome::Running,
+            state_lost: false,
+            started_unix_ms: unix_ms(),
+            image_bytes: 0,
+            writable_bytes: 0,
+            wire_bytes: 0,
+            chunks_sent: 0,
+            chunks_reused: 0,
+            rounds: Vec::new(),
+            phases_ms: Phases::default(),
+            ledger: LedgerFigures::default(),
+            link: LinkFigures::default(),
+            downtime_ms: 0.0,
+            service_down_ms: 0.0,
+            total_ms: 0.0,
+            requests: RequestFigures::default(),
+            error: None,
+        }
+    }
+
+    /// Adds a transaction of this migration.
+    pub(crate) fn note(&mut self, kind: &str, hash: Hash) {
+        self.ledger.transactions.push(SealedTransaction {
+            kind: kind.to_owned(),
+            hash: hash.to_string(),
+            unix_ms: Some(unix_ms()),
+            height: None,
+        });
+    }
 }
 
 /// The parts of a verdict.

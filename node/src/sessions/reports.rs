@@ -8,7 +8,7 @@ use blosm_migrate::session::Attempt;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use super::report::{MigrationOutcome, MigrationReport};
+use super::report::MigrationReport;
 
 /// Reports kept; the oldest go first.
 const KEPT: usize = 256;
@@ -93,14 +93,6 @@ impl Reports {
             .iter()
             .find(|report| report.id.starts_with(prefix))
             .cloned()
-    }
-
-    /// Whether an attempt to take this session here is under way.
-    pub fn running(&self) -> usize {
-        self.lock()
-            .iter()
-            .filter(|report| report.outcome == MigrationOutcome::Running)
-            .count()
     }
 
     /// Says that a migration reached a step: to the log and to those who listen.

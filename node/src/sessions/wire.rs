@@ -178,6 +178,9 @@ pub(crate) struct Announcement {
     pub(crate) announce: Vec<u8>,
     /// Name of the declared service.
     pub(crate) service: String,
+    /// `Open` and `HandOver`s that are not sealed, oldest first: with the chain they prove that the announcer owns the
+    /// session.
+    pub(crate) pending: Vec<Pending>,
     /// Config digest of the image that the container runs from.
     pub(crate) running: [u8; 32],
 }

@@ -145,6 +145,18 @@ fn requests_go_to_the_newest_owner() {
         ("the chain knows", None, Some(chain(3, 4, 90)), other(3, 4)),
         ("mine", Some(opened()), None, KnownOwner::Me),
         (
+            "sealed as mine, not journaled yet",
+            None,
+            Some(chain(1, 3, 90)),
+            KnownOwner::Me,
+        ),
+        (
+            "given back in a block, not journaled yet",
+            Some(given_to_2()),
+            Some(chain(1, 2, 89)),
+            KnownOwner::Me,
+        ),
+        (
             "given, chain behind",
             Some(given_to_2()),
             Some(chain(1, 0, 10)),
@@ -167,6 +179,72 @@ fn requests_go_to_the_newest_owner() {
     for (what, entries, chain, expect) in rows {
         assert_eq!(
             newest_owner(entries.map(record).as_ref(), chain.as_ref(), node(1)),
+            expect,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn an_owner_is_proven_by_the_chain_and_signed_facts_only() {
+    let gave = |sender, epoch, destination| Fact::HandedOver {
+        sender: node(sender),
+        epoch,
+        destination: node(destination),
+    };
+    let opened = Fact::Opened { opener: node(1) };
+    type Row = (
+        &'static str,
+        Option<SessionRecord>,
+        Option<u8>,
+        Vec<Fact>,
+        Option<(u8, u64)>,
+    );
+    let rows: Vec<Row> = vec![
+        ("nothing is known", None, None, vec![], None),
+        ("the token tells the opener", None, Some(1), vec![], Some((1, 0))),
+        ("its open is not sealed", None, None, vec![opened], Some((1, 0))),
+        (
+            "nor are its hand-overs",
+            None,
+            None,
+            vec![opened, gave(1, 0, 2), gave(2, 1, 3)],
+            Some((3, 2)),
+        ),
+        (
+            "the chain goes first",
+            Some(chain(2, 1, 11)),
+            Some(1),
+            vec![opened, gave(2, 1, 3)],
+            Some((3, 2)),
+        ),
+        (
+            "a fact that the chain holds already",
+            Some(chain(2, 1, 11)),
+            None,
+            vec![gave(1, 0, 2)],
+            Some((2, 1)),
+        ),
+        (
+            "signed by no owner",
+            Some(chain(2, 1, 11)),
+            None,
+            vec![gave(9, 1, 9)],
+            Some((2, 1)),
+        ),
+        (
+            "an epoch far ahead",
+            Some(chain(2, 1, 11)),
+            None,
+            vec![gave(2, 1000, 9)],
+            Some((2, 1)),
+        ),
+        ("closed", Some(closed(2, 1, 11)), Some(1), vec![], None),
+    ];
+    for (what, chain, opener, facts, expect) in rows {
+        let expect = expect.map(|(owner, epoch)| (node(owner), epoch));
+        assert_eq!(
+            proven_owner(chain.as_ref(), opener.map(node), &facts),
             expect,
             "{what}"
         );

@@ -1,13 +1,16 @@
 //! The destination's side of a hand-over: from the staged container to the owned one, and back if it does not start.
 
 use blosm_ledger::{HandOver, Transaction};
+use blosm_migrate::service::StopSignal;
 
 use super::super::wire::MoveReason;
 use super::super::{incoming, notice};
 use super::*;
 
 /// Transactions that a new owner is given to submit, beside the hand-over itself.
-const MAX_PENDING: usize = 16;
+pub(super) const MAX_PENDING: usize = 128;
+/// The attempt that a session handed back is signed under: none.
+const HANDED_BACK: Attempt = [0; 16];
 /// How long a session that has just come is tried to be started before it is handed back.
 const MAX_FRESH_STARTS: u32 = 3;
 
@@ -54,13 +57,19 @@ impl Actor {
         {
             return Ok(Ok(self.live.is_some()));
         }
-        // Repeated to a node that has passed the session on since: it was taken, and served.
-        if record
-            .gave
-            .as_ref()
-            .is_some_and(|gave| gave.epoch > epoch_of(&handover).map_or(u64::MAX, |epoch| epoch + 1))
-        {
-            return Ok(Ok(true));
+        // Repeated by a signer that has not heard what came after it.
+        if let Some(epoch) = epoch_of(&handover).map(|epoch| epoch + 1) {
+            let later = match (&record.standing, &record.gave) {
+                (Standing::Closed, _) => Some(true),
+                (Standing::Owner { epoch: owned, .. }, _) if *owned > epoch => Some(true),
+                // Handed back without having served: the signer must keep what it has.
+                (_, Some(gave)) if gave.epoch == epoch + 1 && gave.attempt == HANDED_BACK => Some(false),
+                (_, Some(gave)) if gave.epoch > epoch => Some(true),
+                _ => None,
+            };
+            if let Some(served) = later {
+                return Ok(Ok(served));
+            }
         }
         let (sender, body) = match self.check(&handover, &others) {
             Ok(checked) => checked,
@@ -93,10 +102,6 @@ impl Actor {
         self.served_at = None;
         self.failed_starts = 0;
         self.next_start = None;
-        self.fresh = (!back).then_some(Fresh {
-            from: sender,
-            root: body.manifest_root,
-        });
         self.begin_ownership();
         self.slot.submit.notify_one();
         // The signer need not wait for our start; the next beat is the latest, this is the earliest.
@@ -213,6 +218,7 @@ impl Actor {
             return Ok(());
         }
         tracing::info!(session = %self.id, attempt = %hex::encode(attempt), "the source keeps the session; the staged container is removed");
+        self.slot.gate.set(Route::Elsewhere);
         {
             use blosm_migrate::placement::BookingKey;
             let mut bookings = self
@@ -227,7 +233,7 @@ impl Actor {
     }
 
     /// Tells the former owner that its kept container has had its time, and gets what its requests went through.
-    pub(super) fn tell_serving(&mut self, fresh: Fresh) {
+    pub(super) fn tell_serving(&mut self, from: PublicKey) {
         let Some(epoch) = self.record().owned_epoch() else {
             return;
         };
@@ -235,7 +241,7 @@ impl Actor {
         tokio::spawn(async move {
             let request = SessionRequest::Serving { session, epoch };
             // Unanswered it is asked for: the former owner repeats the hand-over until it hears that we serve.
-            let figures = match notice::ask(&parts, fresh.from, &request).await {
+            let figures = match notice::ask(&parts, from, &request).await {
                 Ok(SessionResponse::Noted(figures)) => figures,
                 Ok(_) | Err(_) => Default::default(),
             };
@@ -245,30 +251,33 @@ impl Actor {
     }
 
     /// Rule 6: it does not start here and nothing was routed to it: the source has the same state, stopped and kept.
-    pub(super) async fn hand_back(&mut self, service: &Service, fresh: Fresh) -> Result<(), JournalClosed> {
-        if self.failed_starts < MAX_FRESH_STARTS {
-            self.fresh = Some(fresh);
+    pub(super) async fn hand_back(
+        &mut self,
+        service: &Service,
+        from: PublicKey,
+        root: Hash,
+        engine_answers: bool,
+    ) -> Result<(), JournalClosed> {
+        let member = self.chain.borrow().state.members().contains(&from);
+        if self.failed_starts < MAX_FRESH_STARTS || !member {
             return Ok(());
         }
-        if let Some(container) = self.record().container.clone() {
-            let signal = service
-                .stop
-                .signal
-                .unwrap_or(blosm_migrate::service::StopSignal::SigTerm);
-            if let Err(error) = self
-                .parts
-                .docker
-                .stop(&container.name, signal, service.stop.grace)
-                .await
-            {
-                // An engine that does not answer proves nothing: only a seen exit allows a signature (rule 3).
+        let container = self.record().container.clone();
+        let never_ran = container.as_ref().is_none_or(|container| !container.started);
+        if !never_ran {
+            // Only a seen exit allows a signature (rule 3), and an engine that does not answer shows none.
+            if !engine_answers {
+                return Ok(());
+            }
+            let name = container.map(|container| container.name).unwrap_or_default();
+            let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
+            if let Err(error) = self.stop_or_absent(&name, signal, service.stop.grace).await {
                 tracing::warn!(session = %self.id, %error, "the container that did not become healthy can't be stopped yet");
-                self.fresh = Some(fresh);
                 return Ok(());
             }
         }
         tracing::error!(session = %self.id, "the container does not start here; handing it back");
-        self.sign_over([0; 16], fresh.from, None, fresh.root).await
+        self.sign_over(HANDED_BACK, from, None, root).await
     }
 }
 

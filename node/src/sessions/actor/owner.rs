@@ -1,5 +1,6 @@
 //! The owner's side of a session's life: its container runs, is started again, or the session ends.
 
+use blosm_migrate::docker::EngineError;
 use blosm_migrate::service::StopSignal;
 
 use super::*;
@@ -28,10 +29,7 @@ impl Actor {
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(running) => {
-                self.serve(running);
-                Ok(())
-            }
+            Ok(running) => self.serve(running).await,
             Err(error) => self.start_failed(&service, error).await,
         }
     }
@@ -58,12 +56,14 @@ impl Actor {
                 .map_or_else(String::new, |container| container.name.clone());
             return Ok(Err(LaunchError::Absent(name)));
         }
-        let base = match launch::base(&self.parts, service).await {
-            Ok(base) => base,
+        let pinned = match self.parts.docker.pinned(&service.image).await {
+            Ok(pinned) => pinned,
             Err(error) => return Ok(Err(error.into())),
         };
+        let base = pinned.base();
         let name = launch::name(&self.id, 0, &super::super::random());
-        let image = service.image.reference.clone();
+        // By its id: a tag may be moved under a running container.
+        let image = pinned.id.clone();
         self.append(Entry::Creating {
             session: self.id,
             epoch: 0,
@@ -71,8 +71,7 @@ impl Actor {
             image,
         })
         .await?;
-        let by_digest = base.identity.config_digest.to_string();
-        if let Err(error) = launch::create(&self.parts, service, &base, &self.id, &name, &by_digest).await {
+        if let Err(error) = launch::create(&self.parts, service, &base, &self.id, &name, &pinned.id).await {
             return Ok(Err(error));
         }
         self.mark_starting(&name, false).await?;
@@ -90,18 +89,28 @@ impl Actor {
         .await
     }
 
-    fn serve(&mut self, running: Running) {
+    async fn serve(&mut self, running: Running) -> Result<(), JournalClosed> {
         tracing::info!(session = %self.id, container = %running.container, address = %running.address, "serving");
         self.failed_starts = 0;
         self.next_start = None;
-        let exit = AbortOnDropHandle::new(tokio::spawn(launch::exit(&running)));
-        let address = running.address;
+        let came = self.record().came;
+        if came.is_some() {
+            // After this it can't be handed back: requests will have changed it.
+            self.append(Entry::Routed { session: self.id }).await?;
+        }
+        let (gone, gate, address) = (launch::exit(&running), self.slot.gate.clone(), running.address);
+        let exit = AbortOnDropHandle::new(tokio::spawn(async move {
+            gone.await;
+            // At once, not when this session's task has time: the engine may give the address to another container.
+            gate.close(address);
+        }));
         self.live = Some(Live { running, exit });
         self.has_served = true;
         self.slot.gate.set(Route::Local(address));
-        if let Some(fresh) = self.fresh.take() {
-            self.tell_serving(fresh);
+        if let Some((from, _)) = came {
+            self.tell_serving(from);
         }
+        Ok(())
     }
 
     async fn start_failed(&mut self, service: &Service, error: LaunchError) -> Result<(), JournalClosed> {
@@ -109,13 +118,13 @@ impl Actor {
         tracing::warn!(session = %self.id, tries = self.failed_starts, %error, "the container does not serve");
         let backoff = Duration::from_millis(200) * self.failed_starts.min(25);
         self.next_start = Some(Instant::now() + backoff);
+        let record = self.record();
+        if let Some((from, root)) = record.came {
+            return self.hand_back(service, from, root, error.engine_answered()).await;
+        }
         if !error.engine_answered() {
             return Ok(());
         }
-        if let Some(fresh) = self.fresh.take() {
-            return self.hand_back(service, fresh).await;
-        }
-        let record = self.record();
         let lost = matches!(error, LaunchError::Absent(_))
             && record
                 .container
@@ -156,11 +165,18 @@ impl Actor {
             Standing::Gave => self.reclaim(&record, sealed.as_ref(), &view).await?,
             Standing::Visitor | Standing::Closed => {}
         }
-        // Rule 4: a hand-over to this node may also come in a block.
-        if let (Some(applied), Some(sealed)) = (&record.applied, &sealed)
+        // Rule 4: a hand-over to this node may also come in a block, and so may a hand-back.
+        if let Some(sealed) = &sealed
             && sealed.owner == self.parts.me
-            && sealed.epoch == applied.epoch + 1
             && !record.may_run()
+            && (record
+                .applied
+                .as_ref()
+                .is_some_and(|applied| applied.epoch + 1 == sealed.epoch)
+                || record
+                    .gave
+                    .as_ref()
+                    .is_some_and(|gave| gave.epoch + 1 == sealed.epoch && !gave.served))
             && let Some(found) = self.parts.chain.transaction(sealed.since).await
         {
             let taken = self.acquire(pending(&found.transaction), Vec::new()).await?;
@@ -182,9 +198,7 @@ impl Actor {
                 .service()
                 .map_or(Duration::from_secs(2), |service| service.stop.grace);
             if let Err(error) = self
-                .parts
-                .docker
-                .stop(&container.name, StopSignal::SigTerm, grace)
+                .stop_or_absent(&container.name, StopSignal::SigTerm, grace)
                 .await
             {
                 tracing::error!(session = %self.id, %error, "a container of another's session can't be stopped yet");
@@ -199,6 +213,19 @@ impl Actor {
             .set(if gone { Route::Gone } else { Route::Elsewhere });
         self.release_booking();
         Ok(())
+    }
+
+    /// Stops a container and sees its exit; one that is not there any more does not run.
+    pub(super) async fn stop_or_absent(
+        &self,
+        name: &str,
+        signal: StopSignal,
+        grace: Duration,
+    ) -> Result<(), EngineError> {
+        match self.parts.docker.stop(name, signal, grace).await {
+            Ok(_) | Err(EngineError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Closes the session for ever. False when this node may not.

@@ -2,12 +2,15 @@
 
 use blosm_ledger::{Announce, Claim, HandOver, Hash, Metadata, Transaction};
 use blosm_migrate::image::manifest_root;
-use blosm_migrate::service::StopSignal;
+use blosm_migrate::recreate;
 use blosm_migrate::session::{Container, Effect, Gave, Refused};
 
 use super::super::wire::{Announcement, SourceFigures, micros};
-use super::super::{IMAGE_REPOSITORY, notice};
+use super::super::{IMAGE_REPOSITORY, MigrationReport, notice};
 use super::*;
+
+/// Longest time for holding, draining, stopping, committing and exporting; below the time that the peer waits.
+const CUT_LIMIT: Duration = Duration::from_secs(100);
 
 impl Actor {
     /// A peer's request, answered. Nothing that it says is believed without the journal or the chain.
@@ -75,6 +78,7 @@ impl Actor {
             return Err(Refusal::NotAuthorised);
         }
         self.tell_source(Input::Want { invited })?;
+        let record = self.record();
         let service = self.service().ok_or(Refusal::NotReady)?;
         let live = self.live.as_ref().ok_or(Refusal::NotReady)?;
         let announcement = self
@@ -89,7 +93,9 @@ impl Actor {
         let chain = self.parts.chain.clone();
         // Staging waits for neither seal nor confirmations (rule 2).
         tokio::spawn(async move { chain.announce(announce).await });
+        self.welcome.insert(from);
         Ok(SessionResponse::Announced(Announcement {
+            pending: record.pending.clone(),
             announce: bytes,
             service: service.name.clone(),
             running,
@@ -190,6 +196,10 @@ impl Actor {
         if !claim.verdict.accepted {
             return Ok(SessionResponse::Agreed);
         }
+        // A claim is public; the token, or the owner's own invitation, is what lets a member in.
+        if !self.welcome.contains(&from) {
+            return Err(Refusal::NotAuthorised);
+        }
         let attempt = claim.attempt;
         self.tell_source(Input::Claim {
             attempt,
@@ -202,7 +212,10 @@ impl Actor {
             .as_ref()
             .map(|container| container.image.clone())
             .unwrap_or_default();
-        self.grants.allow(attempt, from, self.service(), image);
+        if !self.grants.allow(self.id, attempt, from, self.service(), image) {
+            self.tell_source(Input::Cancel { attempt, from })?;
+            return Err(Refusal::Busy);
+        }
         self.parts.reports.event(&attempt, &self.id, "claim");
         Ok(SessionResponse::Agreed)
     }
@@ -213,7 +226,9 @@ impl Actor {
         from: PublicKey,
         attempt: Attempt,
     ) -> Result<SessionResponse, JournalClosed> {
-        if let Err(refusal) = self.may_cut().await {
+        // A cut that is done is answered for again, whatever has become of the proposer.
+        let again = self.cut.as_ref().is_some_and(|cut| cut.attempt == attempt);
+        if !again && let Err(refusal) = self.may_cut().await {
             return Ok(SessionResponse::Refused(refusal));
         }
         match self.tell_source(Input::Cut { attempt, from }) {
@@ -226,7 +241,11 @@ impl Actor {
                 });
             }
         }
-        match self.cut(attempt).await {
+        let cut = match tokio::time::timeout(CUT_LIMIT, self.cut(attempt)).await {
+            Ok(cut) => cut,
+            Err(_) => Err(LaunchError::Late),
+        };
+        match cut {
             Ok(cut) => {
                 let root = manifest_root(
                     &self.id,
@@ -258,6 +277,10 @@ impl Actor {
         let Adoption::Mine { .. } = self.adoption() else {
             return Err(Refusal::NotOwner);
         };
+        // More than a new owner takes: the proposer has been away for that many hand-overs.
+        if self.record().pending.len() >= super::destination::MAX_PENDING {
+            return Err(Refusal::Unconfirmed);
+        }
         if self.parts.config.network.genesis.params.confirmation == blosm_ledger::Confirmation::Advisory {
             return Ok(());
         }
@@ -285,13 +308,14 @@ impl Actor {
             Some(live) => live.running.container.clone(),
             None => return Err(LaunchError::Absent("that runs".into())),
         };
+        let base = launch::base(&self.parts, &service).await?;
+        let signal = recreate::stop_signal(&service, &base.config)?;
         self.parts.reports.event(&attempt, &self.id, "drain");
         self.slot.gate.hold();
         let begin = Instant::now();
         self.slot.gate.drain(service.stop.drain).await;
         let last_answer = Instant::now();
         self.parts.reports.event(&attempt, &self.id, "stop");
-        let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
         let stopping = self.parts.docker.stop(&name, signal, service.stop.grace).await;
         if stopping.is_ok() {
             // From here on the container is known to be down; `wants_start` is kept off by the source's machine.
@@ -619,7 +643,14 @@ impl Actor {
             reason: super::super::wire::MoveReason::Operator,
         };
         match notice::ask(&self.parts, to, &request).await {
-            Ok(SessionResponse::Agreed) => Ok(attempt),
+            Ok(SessionResponse::Agreed) => {
+                // Into the book at once, so that the operator can follow it; the destination's replaces it.
+                let reason = super::super::wire::MoveReason::Operator;
+                let mut report = MigrationReport::begin(&attempt, self.id, self.parts.me, to, reason);
+                report.service = self.record().service.clone();
+                self.parts.reports.put(report);
+                Ok(attempt)
+            }
             Ok(SessionResponse::Refused(refusal)) => Err(refusal),
             Ok(_) => Err(Refusal::Malformed),
             Err(_) => Err(Refusal::NotReady),
@@ -633,8 +664,7 @@ impl Actor {
         attempt: Attempt,
         json: &[u8],
     ) -> Result<SessionResponse, Refusal> {
-        let report: super::super::MigrationReport =
-            serde_json::from_slice(json).map_err(|_| Refusal::Malformed)?;
+        let report: MigrationReport = serde_json::from_slice(json).map_err(|_| Refusal::Malformed)?;
         let ours = report.id == hex::encode(attempt)
             && report.session == self.id.to_string()
             && report.destination == from.to_string()
