@@ -16,7 +16,7 @@ use blosm_ledger::{Hash, Payload, PublicKey, Release, ReleaseReason, SessionId};
 use blosm_migrate::docker::Image;
 use blosm_migrate::service::Service;
 use blosm_migrate::session::{
-    Adoption, Attempt, Entry, Input, Pending, Record, Source, Standing, Timing, adopt,
+    Adoption, Attempt, Effect, Entry, Input, Pending, Record, Source, Standing, Timing, adopt,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -288,14 +288,10 @@ impl Actor {
     /// Time has passed: what is due is done, what must be repeated is repeated.
     async fn on_beat(&mut self) -> Result<(), JournalClosed> {
         let now = Instant::now();
-        if let Some(source) = self.source.as_mut() {
-            match source.handle(now, Input::Tick) {
-                Ok(blosm_migrate::session::Effect::RollBack { attempt }) => {
-                    tracing::warn!(session = %self.id, attempt = %hex::encode(attempt), "the destination fell silent; rolling back");
-                    self.roll_back(attempt).await?;
-                }
-                Ok(_) | Err(_) => {}
-            }
+        let ticked = self.source.as_mut().map(|source| source.handle(now, Input::Tick));
+        if let Some(Ok(Effect::RollBack { attempt })) = ticked {
+            tracing::warn!(session = %self.id, attempt = %hex::encode(attempt), "the destination fell silent, or takes too long; rolling back");
+            self.roll_back(attempt).await?;
         }
         let standing = self.record().standing;
         let settled = !matches!(standing, Standing::Gave | Standing::Owner { .. })

@@ -140,7 +140,13 @@ fn requests_go_to_the_newest_owner() {
         owner: node(owner),
         epoch,
     };
-    let rows: Vec<(&str, Option<Vec<Entry>>, Option<SessionRecord>, KnownOwner)> = vec![
+    type Row = (
+        &'static str,
+        Option<Vec<Entry>>,
+        Option<SessionRecord>,
+        KnownOwner,
+    );
+    let rows: Vec<Row> = vec![
         ("nobody knows", None, None, KnownOwner::Unknown),
         ("the chain knows", None, Some(chain(3, 4, 90)), other(3, 4)),
         ("mine", Some(opened()), None, KnownOwner::Me),
