@@ -31,7 +31,10 @@ use crate::chain::ChainView;
 use crate::gateway::Route;
 use crate::parts::{Parts, pending};
 
+mod announce;
+mod cut;
 mod destination;
+mod given;
 mod owner;
 mod source;
 
@@ -132,7 +135,7 @@ pub(super) struct Actor {
     /// When the new owner was first known to serve.
     served_at: Option<Instant>,
     /// The member that `blosm migrate` has asked to come, and under which name.
-    invited: Option<(PublicKey, Attempt)>,
+    invited: Option<(PublicKey, Attempt, Instant)>,
     /// Hash of the newest announcement.
     announced: Option<Hash>,
     /// An `Abort` that is being submitted.
@@ -246,7 +249,10 @@ impl Actor {
                 token,
                 from,
                 reason,
-            } => self.visit(attempt, token, from, reason),
+            } => {
+                // One that can't be started now is asked for again by the client's next request.
+                self.visit(attempt, token, from, reason);
+            }
             Command::Applied { entry, done } => {
                 let wanted = !self.record().may_run();
                 if wanted {
@@ -312,6 +318,7 @@ impl Actor {
         if self.wants_start(now) {
             self.ensure_running().await?;
         }
+        self.give_up_invitation();
         self.repeat_handover();
         self.ask_for_signature();
         self.remove_kept().await?;

@@ -192,7 +192,11 @@ impl Node {
     /// Waits until this node's chain is as wanted.
     pub(super) async fn sees(&self, wanted: impl Fn(&ChainView) -> bool) {
         let mut view = self.chain.subscribe();
-        let seen = tokio::time::timeout(LIMIT, view.wait_for(|view| wanted(view))).await;
+        // The guard goes at once: a second look at the view while a writer waits would wait for ever.
+        let seen = tokio::time::timeout(LIMIT, async {
+            view.wait_for(|view| wanted(view)).await.map(drop)
+        })
+        .await;
         let height = self.chain.snapshot().height;
         seen.unwrap_or_else(|_| panic!("node {} stays at height {height}", self.place.index))
             .unwrap();

@@ -16,13 +16,15 @@ const MAX_FRESH_STARTS: u32 = 3;
 
 impl Actor {
     /// Starts an attempt to take the session, unless one runs or the session is here.
+    ///
+    /// Whether one was started.
     pub(super) fn visit(
         &mut self,
         attempt: Attempt,
         token: Option<String>,
         from: PublicKey,
         reason: MoveReason,
-    ) {
+    ) -> bool {
         let record = self.record();
         let busy = self
             .incoming
@@ -30,7 +32,7 @@ impl Actor {
             .is_some_and(|(_, task)| !task.is_finished());
         // A container that waits for its signature is settled first: the source may have signed already.
         if busy || record.may_run() || record.applied.is_some() || record.standing == Standing::Closed {
-            return;
+            return false;
         }
         let visit = incoming::Visit {
             session: self.id,
@@ -41,6 +43,7 @@ impl Actor {
         };
         let task = tokio::spawn(incoming::run(self.parts.clone(), self.slot.clone(), visit));
         self.incoming = Some((attempt, task));
+        true
     }
 
     /// Rule 4: the signed hand-over of the state that was applied here makes this node the owner.

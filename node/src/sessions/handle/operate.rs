@@ -1,0 +1,220 @@
+//! What the local API asks and wants of the sessions.
+
+use super::*;
+
+impl SessionsHandle {
+    /// All sessions that the journal or the chain know, by id.
+    pub async fn list(&self) -> Vec<SessionView> {
+        let parts = &self.0.parts;
+        let view = parts.chain.snapshot();
+        let mut ids: Vec<SessionId> = parts
+            .journal
+            .records()
+            .iter()
+            .map(|record| record.session)
+            .collect();
+        ids.extend(view.state.sessions().map(|(id, _)| *id));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut list = Vec::with_capacity(ids.len());
+        for id in ids {
+            let record = parts.journal.record(&id);
+            let sealed = view.state.session(&id);
+            let (owner, epoch, status) = match self.owner(&id) {
+                KnownOwner::Me => {
+                    let epoch = record
+                        .as_ref()
+                        .and_then(|record| record.owned_epoch())
+                        .unwrap_or_default();
+                    (Some(parts.me), epoch, "open")
+                }
+                KnownOwner::Other { owner, epoch } => (Some(owner), epoch, "open"),
+                KnownOwner::Closed => (None, sealed.map_or(0, |sealed| sealed.epoch), "closed"),
+                // A staged container of a session that the chain does not know yet.
+                KnownOwner::Unknown => (None, 0, "open"),
+            };
+            let actor = self.ask_view(&id).await;
+            let service = match (&record, sealed) {
+                (Some(record), _) if !record.service.is_empty() => record.service.clone(),
+                (_, Some(sealed)) => sealed.service.clone(),
+                _ => String::new(),
+            };
+            list.push(SessionView {
+                session: id.to_string(),
+                service,
+                owner: owner.map(|owner| owner.to_string()),
+                owner_label: owner.and_then(|owner| Some(view.state.members().get(&owner)?.label.clone())),
+                epoch,
+                status,
+                mine: owner == Some(parts.me),
+                container: actor.container.clone(),
+                container_name: actor.container,
+                address: actor.address,
+                phase: actor.phase,
+                unsealed: record.map_or(0, |record| record.pending.len()),
+            });
+        }
+        list
+    }
+
+    pub(super) async fn ask_view(&self, session: &SessionId) -> ActorView {
+        let elsewhere = ActorView {
+            phase: "elsewhere",
+            ..ActorView::default()
+        };
+        let Some(slot) = self.slot(session) else {
+            return elsewhere;
+        };
+        let (reply, view) = oneshot::channel();
+        // A session in a cut answers late: say what is known rather than wait.
+        if slot.commands.try_send(Command::View { reply }).is_err() {
+            return ActorView {
+                phase: "busy",
+                ..elsewhere
+            };
+        }
+        match tokio::time::timeout(Duration::from_millis(200), view).await {
+            Ok(Ok(view)) => view,
+            _ => ActorView {
+                phase: "busy",
+                ..elsewhere
+            },
+        }
+    }
+
+    /// The reports of the migrations that this node took part in, oldest first.
+    pub async fn migrations(&self) -> Vec<MigrationReport> {
+        self.0.parts.reports.all()
+    }
+
+    /// One of them, by a prefix of its id.
+    pub async fn migration(&self, id: &str) -> Option<MigrationReport> {
+        self.0.parts.reports.get(id)
+    }
+
+    /// Steps of migrations as they happen.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.parts.reports.events()
+    }
+
+    /// Moves a session of this node to `to`, or to the nearest connected member. Returns the migration's id.
+    pub async fn migrate(
+        &self,
+        prefix: &str,
+        to: Option<PublicKey>,
+        method: Method,
+    ) -> Result<String, MigrateError> {
+        if method != Method::Image {
+            return Err(MigrateError::Method(format!("{method:?}").to_lowercase()));
+        }
+        let session = self.find(prefix)?;
+        let parts = &self.0.parts;
+        let label = |key: PublicKey| {
+            let view = parts.chain.snapshot();
+            view.state
+                .members()
+                .get(&key)
+                .map_or_else(|| key.short(8), |member| member.label.clone())
+        };
+        match self.owner(&session) {
+            KnownOwner::Me => {}
+            KnownOwner::Other { owner, .. } => return Err(MigrateError::NotOwner { owner: label(owner) }),
+            KnownOwner::Closed | KnownOwner::Unknown => return Err(MigrateError::Unknown(prefix.to_owned())),
+        }
+        let to = match to {
+            Some(to) if to == parts.me => return Err(MigrateError::Already),
+            Some(to) => to,
+            None => self.nearest_member().ok_or(MigrateError::NoDestination)?,
+        };
+        let slot = self.0.registry.ensure(session);
+        let (reply, started) = oneshot::channel();
+        slot.commands
+            .send(Command::Migrate { to, reply })
+            .await
+            .map_err(|_| MigrateError::Stopping)?;
+        match started.await {
+            Ok(Ok(attempt)) => Ok(hex::encode(attempt)),
+            Ok(Err(refusal)) => Err(MigrateError::Refused(refusal.to_string())),
+            Err(_) => Err(MigrateError::Stopping),
+        }
+    }
+
+    pub(super) fn find(&self, prefix: &str) -> Result<SessionId, MigrateError> {
+        let parts = &self.0.parts;
+        let view = parts.chain.snapshot();
+        let prefix = prefix.to_ascii_lowercase();
+        if prefix.is_empty() {
+            return Err(MigrateError::Unknown(prefix));
+        }
+        let mut found: Vec<SessionId> = parts
+            .journal
+            .records()
+            .iter()
+            .map(|record| record.session)
+            .collect();
+        found.extend(
+            view.state
+                .sessions()
+                .filter(|(_, sealed)| sealed.is_open())
+                .map(|(id, _)| *id),
+        );
+        found.retain(|id| id.to_string().starts_with(&prefix));
+        found.sort_unstable();
+        found.dedup();
+        match found.as_slice() {
+            [one] => Ok(*one),
+            [] => Err(MigrateError::Unknown(prefix)),
+            _ => Err(MigrateError::Ambiguous(prefix)),
+        }
+    }
+
+    pub(super) fn nearest_member(&self) -> Option<PublicKey> {
+        let parts = &self.0.parts;
+        let view = parts.chain.snapshot();
+        let members: Vec<_> = view
+            .state
+            .members()
+            .iter()
+            .filter(|(key, _)| **key != parts.me && parts.net.is_connected(&blosm_net::peer_of_key(&key.0)))
+            .map(|(key, member)| (*key, position_of(member.location)))
+            .collect();
+        nearest_first(&members, parts.position())
+            .first()
+            .map(|(key, _)| *key)
+    }
+
+    /// R_tot, what is reserved of it and what is left.
+    pub async fn resources(&self) -> ResourcesView {
+        let now = Instant::now();
+        let bookings = self
+            .0
+            .parts
+            .bookings
+            .lock()
+            .expect("nothing panics while it holds the bookings");
+        let (total, reserved, free) = (bookings.total(), bookings.reserved(now), bookings.remaining(now));
+        let of = |total, reserved, free| AmountView {
+            total,
+            reserved,
+            free,
+        };
+        ResourcesView {
+            memory: of(total.memory, reserved.memory, free.memory),
+            cpu: of(total.cpu_milli, reserved.cpu_milli, free.cpu_milli),
+            gpu: of(total.gpus.into(), reserved.gpus.into(), free.gpus.into()),
+        }
+    }
+
+    /// The engine, and whether it answers now.
+    pub async fn engine(&self) -> EngineView {
+        let docker = &self.0.parts.docker;
+        let info = docker.info();
+        EngineView {
+            answers: docker.alive().await,
+            version: info.version.clone(),
+            store: format!("{:?}", info.store).to_lowercase(),
+            storage_driver: info.storage_driver.clone(),
+            architecture: info.architecture.clone(),
+        }
+    }
+}

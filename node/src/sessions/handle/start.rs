@@ -1,0 +1,124 @@
+//! The start of a node: which sessions it takes up, and which containers it stops.
+
+use super::*;
+
+impl SessionsHandle {
+    /// Takes up the sessions that the journal gives to this node, and stops every other container of this network (rule 7).
+    ///
+    /// # Errors
+    /// The engine's list of containers can't be had: nothing was started then.
+    pub(crate) async fn start(parts: Arc<Parts>) -> Result<Self, blosm_migrate::docker::EngineError> {
+        let submit = Arc::new(Notify::new());
+        let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool")));
+        // Layers of attempts that ended with an earlier process.
+        let _ = std::fs::remove_dir_all(parts.config.data_dir.join("incoming"));
+        let registry = Registry::new(parts.clone(), grants.clone(), submit.clone());
+        let inner = Inner {
+            parts,
+            grants,
+            registry,
+            shared: Shared::default(),
+            submit,
+            followed: Mutex::default(),
+            ready: AtomicBool::new(false),
+        };
+        let handle = Self(Arc::new(inner));
+        handle.stop_strangers().await?;
+        for record in handle.0.parts.journal.records() {
+            if record.may_run() {
+                handle.adopt_booking(&record);
+            }
+            if !record.is_settled() {
+                handle.0.registry.ensure(record.session);
+            }
+        }
+        tokio::spawn(submit::run(handle.0.parts.clone(), handle.0.submit.clone()));
+        handle.0.ready.store(true, Ordering::Release);
+        Ok(handle)
+    }
+
+    /// Rule 7: a labelled container that runs and is not the current one of a session of this node is stopped and kept. One
+    /// that never ran and that no record names is what a dead attempt has left.
+    pub(super) async fn stop_strangers(&self) -> Result<(), blosm_migrate::docker::EngineError> {
+        let parts = &self.0.parts;
+        let view = parts.chain.snapshot();
+        let shared: Vec<String> = parts
+            .config
+            .services
+            .values()
+            .map(|service| shared::label(service).to_string())
+            .collect();
+        for container in parts
+            .docker
+            .list(&[(LABEL_NETWORK, Some(&parts.network_label()))])
+            .await?
+        {
+            let label = container.labels.get(LABEL_SESSION).cloned().unwrap_or_default();
+            if shared.contains(&label) {
+                continue;
+            }
+            let record = label
+                .parse::<SessionId>()
+                .ok()
+                .and_then(|session| parts.journal.record(&session));
+            let sealed = record
+                .as_ref()
+                .and_then(|record| view.state.session(&record.session));
+            let mine = record.as_ref().is_some_and(|record| {
+                matches!(
+                    blosm_migrate::session::adopt(record, sealed, parts.me),
+                    blosm_migrate::session::Adoption::Mine { .. }
+                ) && record
+                    .container
+                    .as_ref()
+                    .is_some_and(|current| current.name == container.name)
+            });
+            if container.running && !mine {
+                tracing::warn!(
+                    container = container.name,
+                    "runs, but its session is not this node's; stopping it"
+                );
+                let signal = blosm_migrate::service::StopSignal::SigTerm;
+                let stopped = parts
+                    .docker
+                    .stop(&container.id, signal, Duration::from_secs(2))
+                    .await;
+                if let Err(error) = stopped {
+                    // It stays a stranger: its session's task, or the next start, stops it.
+                    tracing::error!(container = container.name, %error, "can't be stopped; stop it by hand");
+                }
+            }
+            let named = record.as_ref().is_some_and(|record| {
+                let names = [
+                    record.container.as_ref().map(|current| &current.name),
+                    record.applied.as_ref().map(|applied| &applied.container.name),
+                ];
+                names.contains(&Some(&container.name))
+            });
+            if !named && container.started_at.is_none() {
+                tracing::info!(
+                    container = container.name,
+                    "left by an attempt that ended; removing it"
+                );
+                if let Err(error) = parts.docker.remove(&container.id, true).await {
+                    tracing::warn!(container = container.name, %error, "can't be removed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn adopt_booking(&self, record: &Record) {
+        let parts = &self.0.parts;
+        if let Some(service) = parts.config.services.get(&record.service) {
+            let mut bookings = parts
+                .bookings
+                .lock()
+                .expect("nothing panics while it holds the bookings");
+            bookings.adopt(
+                BookingKey::Session(record.session.0),
+                super::super::amount(service),
+            );
+        }
+    }
+}
