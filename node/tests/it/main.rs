@@ -4,4 +4,7 @@
 
 mod commands;
 mod config;
+mod run_errors;
 mod scratch;
+mod site;
+mod tokens;

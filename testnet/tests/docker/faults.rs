@@ -36,6 +36,76 @@ async fn destination_killed_in_the_middle_of_a_transfer() {
 }
 
 #[tokio::test]
+async fn destination_cut_off_in_the_middle_of_a_transfer() {
+    let mut scenario = Scenario::start(2).await;
+    let before = scenario.running();
+    scenario.fill(1, HEAVY).await;
+    let (mut source, mut destination) = (scenario.follow(1), scenario.follow(2));
+    scenario.drive_to(2);
+    scenario.phase(2, "transfer", &mut destination).await;
+    scenario.testnet.cut(2).unwrap();
+    scenario.car.avoid(Some(1));
+    // The source hears nothing, has signed nothing, and takes its container up again.
+    scenario.phase(1, "aborted", &mut source).await;
+    scenario.served_by(1).await;
+    assert_eq!(scenario.running(), before);
+    scenario.testnet.heal(2).unwrap();
+    scenario.car.avoid(None);
+    scenario.served_by(2).await;
+    assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
+    scenario.testnet.wait_agreed().await.unwrap();
+    scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn engine_killed_under_the_serving_owner() {
+    let mut scenario = Scenario::start(2).await;
+    scenario.all_sealed(1).await;
+    let before = scenario.running();
+    scenario.testnet.kill_engine(1).unwrap();
+    // The container does not need its engine; only it cannot be moved: nobody sees it stop.
+    scenario.drive_to(2);
+    eventually("the car stands at host 2", || async { scenario.car.arrived() }).await;
+    scenario.served_by(1).await;
+    assert_eq!(scenario.running(), before, "containers outlive their engine");
+    // The engine stops what it finds; the owner starts it again, and then it follows the car.
+    scenario.testnet.start_engine(1).await.unwrap();
+    scenario.served_by(2).await;
+    assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
+    scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn engine_killed_while_the_source_stops_its_container() {
+    let mut scenario = Scenario::start(2).await;
+    let mut log = scenario.follow(1);
+    scenario.drive_to(2);
+    scenario.phase(1, "stop", &mut log).await;
+    scenario.testnet.kill_engine(1).unwrap();
+    // Whether the stop was done or not: without the engine nothing can be committed, and nobody else may start it.
+    scenario.phase(1, "aborted", &mut log).await;
+    assert!(scenario.running().iter().all(|i| i.host == 1));
+    scenario.testnet.start_engine(1).await.unwrap();
+    scenario.served_by(2).await;
+    assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
+    scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn destinations_engine_killed_when_it_is_about_to_start_the_container() {
+    let mut scenario = Scenario::start(2).await;
+    let mut log = scenario.follow(2);
+    scenario.drive_to(2);
+    scenario.phase(2, "acquired", &mut log).await;
+    scenario.testnet.kill_engine(2).unwrap();
+    // It owns the session and cannot serve it. It hands it back, or serves when the engine is back: never both.
+    scenario.testnet.start_engine(2).await.unwrap();
+    scenario.served_by(2).await;
+    assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
+    scenario.end(2).await;
+}
+
+#[tokio::test]
 async fn source_killed_right_after_it_signed() {
     let mut scenario = Scenario::start(2).await;
     let mut log = scenario.follow(1);

@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod client;
 mod faults;
 mod machine;
+mod refusals;
 mod restarts;
 mod scenario;

@@ -35,6 +35,20 @@ where
     }
 }
 
+/// That many hosts whose sessions may move soon after they came, and whose former containers go soon.
+pub(crate) fn spec(hosts: usize) -> Spec {
+    let extra = "[migration]\nkeep_source = \"5s\"\nmin_stay = \"1s\"";
+    Spec {
+        extra: extra.parse().unwrap(),
+        ..Spec::hosts(hosts)
+    }
+}
+
+/// Brings a testnet up.
+pub(crate) async fn up(spec: Spec) -> Testnet {
+    Testnet::up(&spec, &|line| eprintln!("{line}")).await.unwrap()
+}
+
 /// A testnet, a car, and a witness who counts containers all the time.
 pub(crate) struct Scenario {
     pub(crate) testnet: Testnet,
@@ -46,17 +60,17 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// That many hosts, a car at the first, its session open.
     pub(crate) async fn start(hosts: usize) -> Scenario {
-        let mut spec = Spec::hosts(hosts);
-        spec.extra = "[migration]\nkeep_source = \"5s\"\nmin_stay = \"1s\""
-            .parse()
-            .unwrap();
-        let testnet = Testnet::up(&spec, &|line| eprintln!("{line}")).await.unwrap();
+        Scenario::drive(up(spec(hosts)).await, 1).await
+    }
+
+    /// A car at that host of a testnet, its session open.
+    pub(crate) async fn drive(testnet: Testnet, at: usize) -> Scenario {
         let witness = Witness::start(testnet.state().clone());
-        let car = Car::start(
-            testnet.state().road().cars(),
-            CarPlan::past(testnet.state(), 20, 80.0),
-        )
-        .unwrap();
+        let plan = CarPlan {
+            start: stand(at),
+            ..CarPlan::past(testnet.state(), 20, 80.0)
+        };
+        let car = Car::start(testnet.state().road().cars(), plan).unwrap();
         eventually("the session is open", || async {
             car.token().is_some() || !car.running()
         })
@@ -64,7 +78,7 @@ impl Scenario {
         let Some(_) = car.token() else {
             panic!("no session: {:?}", car.records())
         };
-        let sessions = testnet.client(1).unwrap().get("/v1/sessions").await.unwrap();
+        let sessions = testnet.client(at).unwrap().get("/v1/sessions").await.unwrap();
         let session = sessions[0]["session"].as_str().unwrap().to_owned();
         Scenario {
             testnet,
@@ -72,6 +86,24 @@ impl Scenario {
             session,
             witness,
         }
+    }
+
+    /// How many of the session's transactions that host's node still wants sealed.
+    pub(crate) async fn unsealed(&self, host: usize) -> u64 {
+        let client = self.testnet.client(host).unwrap();
+        let sessions = client.get("/v1/sessions").await.unwrap();
+        let mine = sessions
+            .as_array()
+            .and_then(|list| list.iter().find(|s| s["session"] == self.session.as_str()));
+        mine.and_then(|session| session["unsealed"].as_u64()).unwrap()
+    }
+
+    /// Waits until that host's node has nothing of the session left to seal.
+    pub(crate) async fn all_sealed(&self, host: usize) {
+        eventually("everything is sealed", || async {
+            self.unsealed(host).await == 0
+        })
+        .await;
     }
 
     /// Makes the container's own layer heavy, so that its transfer takes seconds.

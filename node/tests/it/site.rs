@@ -1,0 +1,234 @@
+//! A data directory whose node really runs, beside an engine that holds nothing.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::scratch::{Ran, Scratch, text};
+
+/// A guard against a start that hangs, in seconds; nothing is measured by it.
+const GUARD: &str = "90";
+
+/// The data directory of an authority, and the addresses that are its own while the test runs.
+pub(crate) struct Site {
+    pub(crate) scratch: Scratch,
+    pub(crate) ip: Ipv4Addr,
+}
+
+impl Site {
+    pub(crate) fn new() -> Site {
+        let scratch = Scratch::new();
+        scratch.network();
+        // The whole of 127/8 is this machine: a corner of it for each test, so that fixed ports meet nobody.
+        let [a, b, c, ..] = RandomState::new().hash_one(scratch.path("")).to_be_bytes();
+        let site = Site {
+            scratch,
+            ip: Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)),
+        };
+        let key = site.scratch.path("authority.key");
+        let socket = format!("unix://{}", site.socket().display());
+        let [peers, gateway, api] = site.addresses();
+        let listen = format!("/ip4/{}/tcp/{}", peers.ip(), peers.port());
+        site.scratch
+            .init(
+                "d",
+                &[
+                    "--key",
+                    text(&key),
+                    "--location",
+                    "37.45,126.65",
+                    "--listen",
+                    &listen,
+                    "--gateway-listen",
+                    &gateway.to_string(),
+                    "--api-listen",
+                    &api.to_string(),
+                    "--engine-socket",
+                    &socket,
+                ],
+            )
+            .done();
+        site
+    }
+
+    /// For peers, for cars, for the operator.
+    pub(crate) fn addresses(&self) -> [SocketAddr; 3] {
+        [4401, 8080, 4480].map(|port| SocketAddr::from((self.ip, port)))
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.scratch.path("engine.sock")
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.scratch.path("d")
+    }
+
+    fn command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.args([GUARD, env!("CARGO_BIN_EXE_blosm"), "run", "--data-dir"]);
+        command.arg(self.dir()).args(more);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BLOSM_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs `blosm run`, which must not start.
+    pub(crate) fn run(&self, more: &[&str]) -> Ran {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command(more).output().unwrap();
+        Ran {
+            status: status.code().unwrap(),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// Exit status 1, one line with all of `parts`, and nobody listens on any of its addresses but the taken one.
+    #[track_caller]
+    pub(crate) fn refuses(&self, parts: &[&str], taken: Option<SocketAddr>) {
+        // What went well before is logged, and is no part of what went wrong.
+        let mut ran = self.run(&[]);
+        ran.stderr = ran
+            .stderr
+            .lines()
+            .filter(|line| !line.contains("  INFO "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        ran.failed(parts);
+        for address in self.addresses().iter().filter(|address| Some(**address) != taken) {
+            assert!(TcpStream::connect(address).is_err(), "{address} is listened on");
+        }
+    }
+
+    /// Starts, serves, and ends in good order: nothing of an earlier failure is in its way.
+    #[track_caller]
+    pub(crate) fn starts(&self) {
+        let node = self.start();
+        self.serves();
+        node.stop();
+    }
+
+    /// Starts `blosm run` and waits until it says that it is ready.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Running {
+        let mut child = self
+            .command(&[])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut node = Running { child, log };
+        let mut said = String::new();
+        while node.log.read_line(&mut said).unwrap() > 0 {
+            if said.lines().last().is_some_and(|line| line.contains(": ready ")) {
+                return node;
+            }
+        }
+        panic!("it ended: {said}");
+    }
+
+    #[track_caller]
+    pub(crate) fn serves(&self) {
+        let [_, gateway, api] = self.addresses();
+        for (address, path) in [(api, "/readyz"), (gateway, "/.blosm/healthz")] {
+            let answer = get(address, path, "");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    }
+}
+
+/// The whole answer to a GET with these further header lines.
+#[track_caller]
+pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// A node that serves.
+pub(crate) struct Running {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Running {
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        self.signal();
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{rest}");
+    }
+
+    /// `timeout` passes it on.
+    fn signal(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // None after `stop`: a process that was waited for has no id any more.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// An engine that holds nothing: enough for a node without services to come up beside it.
+pub(crate) fn empty_engine(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+}
+
+fn answer(stream: UnixStream) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut stream = stream;
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let path = head.split([' ', '?']).nth(1)?;
+        let (status, body) = match path {
+            path if path.ends_with("/_ping") => ("200 OK", "OK"),
+            path if path.ends_with("/version") => ("200 OK", r#"{"Version":"20.10.0","ApiVersion":"1.41"}"#),
+            path if path.ends_with("/info") => (
+                "200 OK",
+                r#"{"ID":"x","ServerVersion":"20.10.0","Driver":"overlay2","DriverStatus":[],
+                    "DockerRootDir":"/","Architecture":"x86_64","NCPU":1,"MemTotal":1073741824}"#,
+            ),
+            path if path.ends_with("/containers/json") => ("200 OK", "[]"),
+            _ => ("404 Not Found", r#"{"message":"nothing here"}"#),
+        };
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .ok()?;
+    }
+}
