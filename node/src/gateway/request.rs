@@ -122,9 +122,7 @@ pub(crate) enum Denied {
     #[error("no node has room for the service now")]
     NoRoom,
     /// The service's image can't be used.
-    #[error(
-        "the service's image is not in this node's engine, and no neighbour can serve; see the node's log"
-    )]
+    #[error("the service's image can't be used on this node, and no neighbour can serve; see the node's log")]
     NoImage,
     /// The wait at the gate was in vain.
     #[error("the session is being moved or restarted and was not served in time")]

@@ -75,7 +75,9 @@ pub(super) async fn session(State(gateway): State<Gateway>, headers: HeaderMap) 
     let owner = match gateway.sessions.owner(&session) {
         KnownOwner::Me => me,
         KnownOwner::Other { owner, .. } => owner,
-        KnownOwner::Unknown if token.opener() != me => token.opener(),
+        KnownOwner::Unknown if token.opener() != me && gateway.sessions.is_known(&token.opener()) => {
+            token.opener()
+        }
         KnownOwner::Closed | KnownOwner::Unknown => return Denied::Gone.response(),
     };
     let view = gateway.parts.chain.snapshot();
@@ -99,7 +101,9 @@ pub(super) async fn close(State(gateway): State<Gateway>, headers: HeaderMap) ->
     let closed = match gateway.sessions.owner(&token.session()) {
         KnownOwner::Me => gateway.sessions.close(&token.session()).await,
         KnownOwner::Other { owner, .. } => gateway.sessions.close_at(owner, &token).await,
-        KnownOwner::Unknown if token.opener() != gateway.parts.me => {
+        KnownOwner::Unknown
+            if token.opener() != gateway.parts.me && gateway.sessions.is_known(&token.opener()) =>
+        {
             gateway.sessions.close_at(token.opener(), &token).await
         }
         KnownOwner::Closed | KnownOwner::Unknown => return Denied::Gone.response(),

@@ -97,6 +97,12 @@ impl Gateway {
             let owner = match self.sessions.owner(&session) {
                 KnownOwner::Other { owner, .. } => owner,
                 KnownOwner::Closed => return Err(Denied::Gone),
+                // Its opener is no member that this node has heard of: anybody can sign such a token.
+                KnownOwner::Unknown
+                    if token.opener() != self.parts.me && !self.sessions.is_known(&token.opener()) =>
+                {
+                    return Err(Denied::OwnerUnreachable);
+                }
                 KnownOwner::Unknown if token.opener() != self.parts.me => token.opener(),
                 // This node opened it and knows nothing of it any more: its state exists nowhere.
                 KnownOwner::Unknown => return Err(Denied::Gone),

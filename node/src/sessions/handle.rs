@@ -116,6 +116,11 @@ impl SessionsHandle {
         )
     }
 
+    /// Whether that key is, or was, a member.
+    pub(crate) fn is_known(&self, key: &PublicKey) -> bool {
+        self.0.parts.chain.snapshot().state.members().ever_admitted(key)
+    }
+
     /// The hand-over that made `to` the owner, with what it needs to submit, if this node has it.
     pub(crate) async fn handover_to(
         &self,
