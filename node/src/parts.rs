@@ -1,6 +1,6 @@
 //! The handles that the node's services share. No logic: each of them is owned by the module that it comes from.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use blosm_ledger::{Hash, Payload, PublicKey, Transaction};
 use blosm_migrate::docker::Docker;
@@ -68,6 +68,21 @@ impl Parts {
             .lock()
             .expect("nothing panics while it holds the probe")
             .read()
+    }
+
+    /// The book of this node's resources. For single steps only: never held over an await.
+    pub(crate) fn bookings(&self) -> MutexGuard<'_, Bookings> {
+        self.bookings
+            .lock()
+            .expect("nothing panics while it holds the bookings")
+    }
+
+    /// Reads a transaction that a peer has sent. `None` when it is malformed, of another network or not signed by its
+    /// sender: the peer's fault.
+    pub(crate) fn transaction(&self, bytes: &[u8]) -> Option<Transaction> {
+        let transaction = Transaction::decode(bytes).ok()?;
+        transaction.verify(self.chain_id()).ok()?;
+        Some(transaction)
     }
 
     /// Where this node stands.

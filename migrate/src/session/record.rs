@@ -157,6 +157,15 @@ impl Record {
                 .is_some_and(|gave| gave.epoch == epoch && gave.root == root && !gave.served)
     }
 
+    /// What a new owner has to submit before the hand-over itself, oldest first.
+    pub fn pending_before(&self, gave: &Gave) -> Vec<Pending> {
+        self.pending
+            .iter()
+            .filter(|pending| pending.hash != gave.handover.hash)
+            .cloned()
+            .collect()
+    }
+
     /// Whether nothing is left to do for the session on this node.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty()

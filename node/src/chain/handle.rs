@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blosm_ledger::{Hash, PublicKey, SealedBlock, Transaction};
+use blosm_ledger::{Confirmations, Hash, PublicKey, SealedBlock, Transaction};
 use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, peer_of_key};
 use tokio::sync::{mpsc, watch};
 
@@ -85,6 +85,17 @@ pub struct TxStatus {
     pub confirmations: u32,
     /// How many members there were at that block.
     pub members: u32,
+}
+
+impl TxStatus {
+    /// Whether 90 % of the members hold it (Algorithm 1).
+    pub fn is_confirmed(&self) -> bool {
+        Confirmations {
+            acked: self.confirmations,
+            members: self.members,
+        }
+        .confirmed()
+    }
 }
 
 impl ChainHandle {

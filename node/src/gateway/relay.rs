@@ -12,6 +12,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::request::{Answer, Denied, MAX_HOPS, ServiceRequest, Target, Timing};
 use crate::parts::Parts;
+use crate::sessions::micros;
 
 /// The largest body that fits into one relayed message beside its headers.
 pub(crate) const MAX_RELAYED_BODY: u64 = 15 << 20;
@@ -152,7 +153,7 @@ pub(crate) async fn relay(parts: &Parts, to: PublicKey, request: &ServiceRequest
             });
         }
     };
-    let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let took = micros(begin.elapsed());
     match borsh::from_slice(&answer).map_err(|_| Denied::BadAnswer)? {
         RelayResponse::Answer {
             status,

@@ -13,7 +13,7 @@ use super::gate::{Gate, InFlight, Pass};
 use super::relay::{RelayRequest, RelayResponse, Relayed, relay};
 use super::request::{Answer, Denied, ServiceRequest, Target, Timing};
 use crate::parts::Parts;
-use crate::sessions::{OpenError, SessionsHandle};
+use crate::sessions::{OpenError, SessionsHandle, micros};
 
 /// How often a request may find that its session has moved meanwhile.
 const MAX_TURNS: u32 = 6;
@@ -269,8 +269,4 @@ impl Gateway {
             },
         })
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

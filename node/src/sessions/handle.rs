@@ -131,13 +131,7 @@ impl SessionsHandle {
         if let Some(record) = parts.journal.record(session)
             && let Some(gave) = record.gave.as_ref().filter(|gave| gave.destination == to)
         {
-            let others = record
-                .pending
-                .iter()
-                .filter(|pending| pending.hash != gave.handover.hash)
-                .cloned()
-                .collect();
-            return Some((gave.handover.clone(), others));
+            return Some((gave.handover.clone(), record.pending_before(gave)));
         }
         let since = parts.chain.snapshot().state.session(session)?.since;
         let found = parts.chain.transaction(since).await?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Token, Transaction, Verdict};
+use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Token, Verdict};
 use blosm_migrate::docker::ImageError;
 use blosm_migrate::evaluate::{SystemView, evaluate};
 use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, load, manifest_root};
@@ -189,10 +189,10 @@ impl Incoming {
             return Err(Ended::OtherAnswer);
         };
         self.report.phases_ms.announce = millis(begin);
-        let transaction = Transaction::decode(&announcement.announce).map_err(|_| Ended::OtherAnswer)?;
-        transaction
-            .verify(self.parts.chain_id())
-            .map_err(|_| Ended::OtherAnswer)?;
+        let transaction = self
+            .parts
+            .transaction(&announcement.announce)
+            .ok_or(Ended::OtherAnswer)?;
         let hash = transaction.hash();
         let announce = match transaction.payload {
             Payload::Announce(announce)
@@ -215,10 +215,10 @@ impl Incoming {
     fn prove_owner(&self, pending: &[Pending], epoch: u64) -> Result<(), Ended> {
         let mut facts = Vec::with_capacity(pending.len());
         for transaction in pending {
-            let transaction = Transaction::decode(&transaction.bytes).map_err(|_| Ended::OtherAnswer)?;
-            transaction
-                .verify(self.parts.chain_id())
-                .map_err(|_| Ended::OtherAnswer)?;
+            let transaction = self
+                .parts
+                .transaction(&transaction.bytes)
+                .ok_or(Ended::OtherAnswer)?;
             match transaction.payload {
                 Payload::Open(open)
                     if open.session == self.visit.session && open.opener == transaction.sender =>
@@ -258,11 +258,7 @@ impl Incoming {
         };
         let runtime = self.parts.docker.alive().await;
         let remaining = {
-            let bookings = self
-                .parts
-                .bookings
-                .lock()
-                .expect("nothing panics while it holds the bookings");
+            let bookings = self.parts.bookings();
             bookings.remaining(Instant::now())
         };
         let architecture = &self.parts.docker.info().architecture;
@@ -479,13 +475,12 @@ async fn watch_confirmations(parts: Arc<Parts>, attempt: Attempt, announced: Has
     while begin.elapsed() < limit {
         if let Some(status) = parts.chain.transaction(announced).await {
             parts.reports.sealed(&announced, status.height);
-            let enough = u64::from(status.confirmations) * 10 >= u64::from(status.members) * 9;
             parts.reports.update(&id, |report| {
                 report.ledger.confirmations = status.confirmations;
                 report.ledger.members = status.members;
                 report.ledger.confirmed_ms = millis(begin);
             });
-            if enough {
+            if status.is_confirmed() {
                 return;
             }
         }

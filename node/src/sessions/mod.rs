@@ -40,7 +40,7 @@ pub use report::{
 };
 pub use reports::{Event, Reports};
 pub use view::{AmountView, EngineView, ResourcesView, SessionView};
-pub(crate) use wire::encode;
+pub(crate) use wire::{encode, micros};
 
 /// Repository of the images that hand-overs make. They are removed when nobody needs them any more.
 pub(crate) const IMAGE_REPOSITORY: &str = "blosm-session";

@@ -59,10 +59,7 @@ pub(super) async fn answer(parts: &Parts, name: &str, declaration: blosm_ledger:
         return SessionResponse::Refused(Refusal::Full);
     }
     let ticket = u64::from_le_bytes(super::random());
-    let mut bookings = parts
-        .bookings
-        .lock()
-        .expect("nothing panics while it holds the bookings");
+    let mut bookings = parts.bookings();
     match bookings.offer(Instant::now(), ticket, super::amount(service)) {
         Ok(()) => SessionResponse::Booked { ticket },
         Err(_) => SessionResponse::Refused(Refusal::Full),
@@ -72,10 +69,7 @@ pub(super) async fn answer(parts: &Parts, name: &str, declaration: blosm_ledger:
 /// Books room for a new container here (Alg. 3, line 12), out of an earlier yes if there is one.
 pub(super) fn book(parts: &Parts, service: &Service, key: BookingKey, ticket: Option<u64>) -> bool {
     let now = Instant::now();
-    let mut bookings = parts
-        .bookings
-        .lock()
-        .expect("nothing panics while it holds the bookings");
+    let mut bookings = parts.bookings();
     ticket.is_some_and(|ticket| bookings.pass(now, BookingKey::Offer(ticket), key))
         || bookings.book(now, key, super::amount(service)).is_ok()
 }

@@ -82,9 +82,8 @@ impl Actor {
             .transaction(announced)
             .await
             .ok_or(Refusal::Unconfirmed)?;
-        // Alg. 1, line 23: c < n * 0.9
-        let confirmed = u64::from(status.confirmations) * 10 >= u64::from(status.members) * 9;
-        if confirmed {
+        // Alg. 1, line 23
+        if status.is_confirmed() {
             Ok(())
         } else {
             Err(Refusal::Unconfirmed)

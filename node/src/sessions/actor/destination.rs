@@ -1,6 +1,7 @@
 //! The destination's side of a hand-over: from the staged container to the owned one, and back if it does not start.
 
 use blosm_ledger::{HandOver, Transaction};
+use blosm_migrate::placement::BookingKey;
 use blosm_migrate::service::StopSignal;
 
 use super::super::wire::MoveReason;
@@ -11,7 +12,7 @@ use super::*;
 pub(super) const MAX_PENDING: usize = 128;
 /// The attempt that a session handed back is signed under: none.
 const HANDED_BACK: Attempt = [0; 16];
-/// How long a session that has just come is tried to be started before it is handed back.
+/// A session that has just come is handed back after this many starts that failed.
 const MAX_FRESH_STARTS: u32 = 3;
 
 impl Actor {
@@ -140,10 +141,7 @@ impl Actor {
     }
 
     fn verified(&self, pending: &Pending) -> Result<Transaction, Refusal> {
-        let transaction = Transaction::decode(&pending.bytes).map_err(|_| Refusal::Malformed)?;
-        transaction
-            .verify(self.parts.chain_id())
-            .map_err(|_| Refusal::Malformed)?;
+        let transaction = self.parts.transaction(&pending.bytes).ok_or(Refusal::Malformed)?;
         if transaction.hash() == pending.hash {
             Ok(transaction)
         } else {
@@ -152,12 +150,7 @@ impl Actor {
     }
 
     fn adopt_booking(&self, attempt: Option<Attempt>) {
-        use blosm_migrate::placement::BookingKey;
-        let mut bookings = self
-            .parts
-            .bookings
-            .lock()
-            .expect("nothing panics while it holds the bookings");
+        let mut bookings = self.parts.bookings();
         let key = BookingKey::Session(self.id.0);
         let passed =
             attempt.is_some_and(|attempt| bookings.pass(Instant::now(), BookingKey::Claim(attempt), key));
@@ -223,12 +216,7 @@ impl Actor {
         tracing::info!(session = %self.id, attempt = %hex::encode(attempt), "the source keeps the session; the staged container is removed");
         self.slot.gate.set(Route::Elsewhere);
         {
-            use blosm_migrate::placement::BookingKey;
-            let mut bookings = self
-                .parts
-                .bookings
-                .lock()
-                .expect("nothing panics while it holds the bookings");
+            let mut bookings = self.parts.bookings();
             bookings.release(BookingKey::Claim(attempt));
         }
         self.remove_container(&applied.container.name, &applied.container.image)

@@ -1,6 +1,6 @@
 //! After the signature: the hand-over is repeated, the kept container waits, and goes (rules 3, 4 and 6).
 
-use blosm_migrate::session::{Container, Gave};
+use blosm_migrate::session::Container;
 
 use super::super::notice;
 use super::super::wire::{SourceFigures, micros};
@@ -24,7 +24,7 @@ impl Actor {
         let request = SessionRequest::HandOver {
             session: self.id,
             handover: gave.handover.clone(),
-            pending: before(&record, gave),
+            pending: record.pending_before(gave),
         };
         let (parts, slot, epoch, destination) = (
             self.parts.clone(),
@@ -175,14 +175,4 @@ impl Actor {
         }
         Ok(())
     }
-}
-
-/// What the new owner submits before the hand-over itself.
-pub(super) fn before(record: &Record, gave: &Gave) -> Vec<Pending> {
-    record
-        .pending
-        .iter()
-        .filter(|pending| pending.hash != gave.handover.hash)
-        .cloned()
-        .collect()
 }

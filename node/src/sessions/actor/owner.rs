@@ -283,11 +283,7 @@ impl Actor {
     }
 
     pub(super) fn release_booking(&self) {
-        let mut bookings = self
-            .parts
-            .bookings
-            .lock()
-            .expect("nothing panics while it holds the bookings");
+        let mut bookings = self.parts.bookings();
         bookings.release(blosm_migrate::placement::BookingKey::Session(self.id.0));
     }
 }

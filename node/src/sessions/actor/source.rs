@@ -1,10 +1,9 @@
 //! The source's side of a hand-over: what [`blosm_migrate::session::Source`] decides, carried out.
 
-use blosm_ledger::{Claim, HandOver, Hash, Transaction};
+use blosm_ledger::{Claim, HandOver, Hash};
 use blosm_migrate::session::{Gave, Refused};
 
 use super::super::MigrationReport;
-use super::given::before;
 use super::*;
 
 impl Actor {
@@ -70,10 +69,7 @@ impl Actor {
         let Adoption::Mine { epoch } = self.adoption() else {
             return Err(Refusal::NotOwner);
         };
-        let transaction = Transaction::decode(bytes).map_err(|_| Refusal::Malformed)?;
-        transaction
-            .verify(self.parts.chain_id())
-            .map_err(|_| Refusal::Malformed)?;
+        let transaction = self.parts.transaction(bytes).ok_or(Refusal::Malformed)?;
         let claim: &Claim = match &transaction.payload {
             Payload::Claim(claim) if claim.session == self.id && transaction.sender == from => claim,
             _ => return Err(Refusal::Malformed),
@@ -199,7 +195,7 @@ impl Actor {
     fn handed_over(&self, record: &Record, gave: &Gave) -> SessionResponse {
         SessionResponse::HandedOver {
             handover: gave.handover.clone(),
-            pending: before(record, gave),
+            pending: record.pending_before(gave),
         }
     }
 

@@ -186,12 +186,7 @@ impl SessionsHandle {
     /// R_tot, what is reserved of it and what is left.
     pub async fn resources(&self) -> ResourcesView {
         let now = Instant::now();
-        let bookings = self
-            .0
-            .parts
-            .bookings
-            .lock()
-            .expect("nothing panics while it holds the bookings");
+        let bookings = self.0.parts.bookings();
         let (total, reserved, free) = (bookings.total(), bookings.reserved(now), bookings.remaining(now));
         let of = |total, reserved, free| AmountView {
             total,

@@ -111,10 +111,7 @@ impl SessionsHandle {
     pub(super) fn adopt_booking(&self, record: &Record) {
         let parts = &self.0.parts;
         if let Some(service) = parts.config.services.get(&record.service) {
-            let mut bookings = parts
-                .bookings
-                .lock()
-                .expect("nothing panics while it holds the bookings");
+            let mut bookings = parts.bookings();
             bookings.adopt(
                 BookingKey::Session(record.session.0),
                 super::super::amount(service),

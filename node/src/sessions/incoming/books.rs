@@ -131,11 +131,7 @@ impl Incoming {
 
     pub(super) async fn clean_up(&mut self, error: &Ended) {
         {
-            let mut bookings = self
-                .parts
-                .bookings
-                .lock()
-                .expect("nothing panics while it holds the bookings");
+            let mut bookings = self.parts.bookings();
             bookings.release(BookingKey::Claim(self.visit.attempt));
         }
         // A source that has refused knows; any other is told, so that it does not wait for us.
