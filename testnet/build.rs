@@ -1,4 +1,4 @@
-//! Compiles the demo's service (one file, standard library only) into a static binary that the library embeds.
+//! Compiles the demo's service (standard library only) into a static binary that the library embeds.
 //!
 //! A container image must not depend on the C library of the machine that it is built on, and Cargo's own flags for
 //! the workspace stay as they are: so the compiler is called here directly.
@@ -9,7 +9,7 @@ use std::process::Command;
 const SOURCE: &str = "service/counter.rs";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=service");
     println!("cargo::rerun-if-changed=build.rs");
     let variable =
         |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name} for build scripts"));

@@ -12,6 +12,8 @@ pub mod containers;
 pub mod error;
 pub mod exit;
 pub mod images;
+pub mod listing;
+mod marker;
 pub mod stop;
 pub mod usage;
 
@@ -28,6 +30,7 @@ pub use containers::{Container, Started};
 pub use error::{EngineError, ImageError};
 pub use exit::{ExitWatch, Opened, watch_exit};
 pub use images::Image;
+pub use listing::NamedImage;
 pub use stop::Stopped;
 pub use usage::{Sizes, Usage};
 

@@ -21,6 +21,8 @@ pub struct SystemView {
     pub gpu_free_milli: u64,
     /// Free space where the engine keeps its layers, bytes.
     pub disk_free: u64,
+    /// With less free space than this no container is taken, bytes.
+    pub disk_least: u64,
     /// `amd64`, `arm64`, ...: as image configs write it.
     pub architecture: String,
     /// False when the engine does not answer.
@@ -41,6 +43,7 @@ impl SystemView {
         architecture: &str,
         runtime_ready: bool,
         base_held: bool,
+        disk_least: u64,
     ) -> Self {
         let gpu_free_milli = readings.gpus.iter().map(|gpu| u64::from(gpu.free_milli)).sum();
         Self {
@@ -48,6 +51,7 @@ impl SystemView {
             cpu_free_milli: readings.cpu_free_milli.min(remaining.cpu_milli),
             gpu_free_milli,
             disk_free: readings.disk_free,
+            disk_least,
             architecture: architecture.to_owned(),
             runtime_ready,
             gpus_free: remaining.gpus,
@@ -104,7 +108,7 @@ fn hard_failure(meta: &Metadata, ours: Option<&Service>, system: &SystemView) ->
     } else {
         meta.total_size.max(meta.writable_size)
     };
-    if arriving.saturating_mul(2) > system.disk_free {
+    if system.disk_free < system.disk_least || arriving.saturating_mul(2) > system.disk_free {
         return Some(HardFailure::Disk);
     }
     let needs = &ours?.resources;

@@ -3,8 +3,8 @@
 //! This crate owns everything between "a session should run here" and "its container answers":
 //! what a service is ([`service`]), whether this node can take it ([`mod@evaluate`], [`placement`]),
 //! what the machine has ([`resources`]), the container engine ([`docker`]), what is built from a
-//! declaration ([`recreate`]), image bytes in and out of the engine ([`image`]) and their way over
-//! the wire ([`transfer`]).
+//! declaration ([`recreate`]), image bytes in and out of the engine ([`image`]), a running container's
+//! writable layer ([`layer`]) and the way of both over the wire ([`transfer`]).
 //!
 //! It does not own: connections and peers (it is handed a `fetch` function and answers typed
 //! requests), the chain (it reads types of `blosm-ledger` and writes none), HTTP and tokens.
@@ -32,8 +32,12 @@
 
 pub mod docker;
 pub mod evaluate;
+pub mod gate;
+pub mod helper;
 pub mod image;
+pub mod layer;
 pub mod placement;
+pub mod precopy;
 pub mod recreate;
 pub mod resources;
 pub mod service;

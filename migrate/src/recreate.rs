@@ -7,9 +7,10 @@
 //! [`check_committed_config`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use crate::image::Identity;
-use crate::service::{Service, StopSignal};
+use crate::service::{Service, StopSignal, Volumes};
 
 mod config;
 
@@ -72,6 +73,8 @@ pub struct ContainerSpec {
     pub gpu: u32,
     /// Processes and threads.
     pub pids: u64,
+    /// Host folder of its gate ([`crate::gate::GateFolder`]); with one it waits there before it runs. None unless set.
+    pub gate: Option<PathBuf>,
 }
 
 /// Why no container can be built from a base.
@@ -85,7 +88,7 @@ pub enum SpecError {
     },
     /// Anonymous volumes would hold state that does not move.
     #[error(
-        "image of service {service:?} declares VOLUME {path}: a volume does not move with its container; build it without"
+        "image of service {service:?} declares VOLUME {path}: a volume does not move with its container; build it without, or declare volumes = \"ignore\" to start with an empty one wherever it comes"
     )]
     Volume {
         /// Service name.
@@ -176,7 +179,9 @@ impl ContainerSpec {
         if config.entrypoint.is_empty() && config.cmd.is_empty() {
             return Err(SpecError::NothingToRun { service: of() });
         }
-        if let Some(path) = config.volumes.first() {
+        if service.volumes == Volumes::Refuse
+            && let Some(path) = config.volumes.first()
+        {
             return Err(SpecError::Volume {
                 service: of(),
                 path: path.clone(),
@@ -209,6 +214,7 @@ impl ContainerSpec {
             cpu_limit_milli: needs.cpu_limit_milli,
             gpu: needs.gpu,
             pids: needs.pids,
+            gate: None,
         })
     }
 }

@@ -38,6 +38,8 @@ pub struct Readings {
     pub cpu_free_milli: u64,
     /// Bytes free where the engine keeps its layers.
     pub disk_free: u64,
+    /// Bytes of that file system.
+    pub disk_total: u64,
     /// GPUs; none where NVML does not load.
     pub gpus: Vec<Gpu>,
 }
@@ -123,6 +125,7 @@ impl Probe {
         let memory_total = memory.total.min(limits.memory.unwrap_or(u64::MAX));
         let under_limit = memory_total.saturating_sub(limits.memory_used.unwrap_or(0));
         let cpu_total_milli = cores_milli.min(limits.cpu_milli.unwrap_or(u64::MAX));
+        let (disk_free, disk_total) = disk(&self.engine_root)?;
         Ok(Readings {
             memory_total,
             memory_free: if limits.memory.is_some() {
@@ -132,7 +135,8 @@ impl Probe {
             },
             cpu_total_milli,
             cpu_free_milli: idle_milli.min(cpu_total_milli),
-            disk_free: disk_free(&self.engine_root)?,
+            disk_free,
+            disk_total,
             gpus: self.nvml.read(),
         })
     }
@@ -140,11 +144,15 @@ impl Probe {
 
 /// Bytes that an unprivileged writer may still write. The engine's directory is often closed to us;
 /// the nearest ancestor that is not lies on the same file system in all common set-ups.
-fn disk_free(root: &Path) -> Result<u64, ResourceError> {
+/// Bytes free and bytes at all of the file system that holds `root`.
+fn disk(root: &Path) -> Result<(u64, u64), ResourceError> {
     let mut error = io::Error::from(io::ErrorKind::NotFound);
     for path in root.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         match rustix::fs::statvfs(path) {
-            Ok(stat) => return Ok(stat.f_bavail.saturating_mul(stat.f_frsize)),
+            Ok(stat) => {
+                let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+                return Ok((bytes(stat.f_bavail), bytes(stat.f_blocks)));
+            }
             Err(errno) => error = errno.into(),
         }
     }
@@ -169,7 +177,7 @@ mod tests {
                 "{readings:?}"
             );
             assert!(readings.cpu_total_milli > 0 && readings.cpu_free_milli <= readings.cpu_total_milli);
-            assert!(readings.disk_free > 0);
+            assert!(readings.disk_free > 0 && readings.disk_free <= readings.disk_total);
         }
     }
 

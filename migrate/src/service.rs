@@ -18,6 +18,7 @@ mod declaration;
 
 pub use declaration::{
     Declaration, Health, Protocol, RequestDeclaration, ResourceDeclaration, Sharing, Stop, StopSignal,
+    Volumes,
 };
 
 /// Most environment variables a declaration may set.
@@ -101,6 +102,8 @@ pub struct Service {
     pub stateless: bool,
     /// Who shares a container.
     pub sharing: Sharing,
+    /// What becomes of the volumes that its image declares.
+    pub volumes: Volumes,
     /// How it is stopped.
     pub stop: Stop,
     /// Idle time after which a session is released.
@@ -192,11 +195,6 @@ impl Declaration {
         };
         refuse(self.port == 0, "port", "must be 1 to 65535")?;
         refuse(
-            !self.volumes.is_empty(),
-            "volumes",
-            "a volume does not move with its container; keep state in the container's own filesystem and remove this key",
-        )?;
-        refuse(
             self.sharing == Sharing::Node && !self.stateless,
             "sharing",
             "\"node\" needs stateless = true",
@@ -268,6 +266,7 @@ impl Declaration {
             env: self.env.clone(),
             stateless: self.stateless,
             sharing: self.sharing,
+            volumes: self.volumes,
             stop: self.stop.clone(),
             idle_timeout: self.idle_timeout,
             max_sessions: self.max_sessions,
@@ -354,6 +353,7 @@ impl Service {
             env: &'a BTreeMap<String, String>,
             stateless: bool,
             sharing: Sharing,
+            volumes: Volumes,
             stop_signal: Option<StopSignal>,
         }
         let canonical = Canonical {
@@ -366,6 +366,7 @@ impl Service {
             env: &self.env,
             stateless: self.stateless,
             sharing: self.sharing,
+            volumes: self.volumes,
             stop_signal: self.stop.signal,
         };
         let bytes = borsh::to_vec(&canonical).expect("writing into memory cannot fail");

@@ -35,6 +35,8 @@ pub struct Metrics {
     net_peers: IntGauge,
     /// Migrations that ended at this node, at their source or their destination, by method and outcome.
     migrate_total: IntCounterVec,
+    /// Whether a container can come and go by the method: 1 or 0.
+    migrate_method_available: GaugeVec,
     /// Longest time for which a request of the session waited because of a completed migration.
     migrate_downtime_seconds: HistogramVec,
     /// Requests answered by the gateway, by service, route and status code.
@@ -90,6 +92,11 @@ impl Metrics {
                 "blosm_migrate_total",
                 "Migrations that ended at this node as source or destination",
                 &["method", "outcome"],
+            )?,
+            migrate_method_available: gauges(
+                "blosm_migrate_method_available",
+                "Whether a container can come and go by the method",
+                &["method"],
             )?,
             migrate_downtime_seconds: downtime,
             gateway_requests_total: counters(
@@ -161,6 +168,13 @@ impl Metrics {
                 .with_label_values(&[method])
                 .observe(downtime.as_secs_f64());
         }
+    }
+
+    /// Whether a method works here.
+    pub fn method_available(&self, method: &'static str, available: bool) {
+        self.migrate_method_available
+            .with_label_values(&[method])
+            .set(f64::from(u8::from(available)));
     }
 
     /// Where the ledger stands.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use blosm_ledger::{Hash, Payload, PublicKey, Transaction};
 use blosm_migrate::docker::Docker;
+use blosm_migrate::helper::Helper;
 use blosm_migrate::placement::{Bookings, Position};
 use blosm_migrate::resources::{Probe, Readings, ResourceError};
 use blosm_migrate::session::Pending;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::sessions::{JournalHandle, Reports};
+use crate::sessions::{Brought, Budget, Drain, JournalHandle, Methods, Reports, Slots};
 
 /// What every service of the node may use.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct Parts {
     pub net: NetHandle,
     /// The container engine.
     pub docker: Docker,
+    /// The layer helper.
+    pub helper: Helper,
+    /// Which methods work here.
+    pub methods: Methods,
     /// The session journal.
     pub journal: JournalHandle,
     /// Reads this machine's resources. Locked for single readings only.
@@ -36,6 +41,14 @@ pub(crate) struct Parts {
     pub bookings: Mutex<Bookings>,
     /// Reports of the migrations that this node took part in.
     pub reports: Reports,
+    /// Places for migrations out of and into this node.
+    pub slots: Slots,
+    /// Whether this node is drained, and how far that is.
+    pub drain: Drain,
+    /// Keeps the disk under the engine from filling up.
+    pub budget: Budget,
+    /// Images that this node has loaded under names that are not its own.
+    pub brought: Brought,
     /// This node's metrics.
     pub metrics: Arc<Metrics>,
     /// Cancelled when the node stops.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blosm_ledger::{Admit, Ledger, LedgerError, Payload};
 use blosm_migrate::docker::{Docker, EngineError};
+use blosm_migrate::helper::Helper;
 use blosm_migrate::placement::Bookings;
 use blosm_migrate::resources::{Caps, Probe, ResourceError};
 use blosm_migrate::session::JournalError;
@@ -25,7 +26,9 @@ use crate::gateway::{Gateway, serve_http};
 use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::router::Router;
-use crate::sessions::{JournalHandle, Reports, SessionsHandle};
+use crate::sessions::{
+    Brought, Budget, Drain, DrainError, JournalHandle, Methods, Reports, SessionsHandle, Slots,
+};
 
 /// How long a start waits for a better head than its own (rule 7).
 const SYNC_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +56,9 @@ pub enum RunError {
     /// The session journal can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Whether the node is drained is not known.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     /// The ledger can't be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -81,13 +87,16 @@ pub enum RunError {
     Locked(PathBuf),
 }
 
+/// The right to run on a data directory: one process has it, and it goes with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not read")] std::fs::File);
+
 /// Runs a node until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps it from starting, with what to change; or what ended it.
-pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
+pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(), RunError> {
     let config = Arc::new(config);
-    let _lock = lock(&config)?;
     let listeners = api::bind(&config).await?;
     let gateway_listener = api::listen(config.gateway.listen, "gateway").await?;
     let docker = Docker::connect(&config.engine.socket).await?;
@@ -98,8 +107,10 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         gpus: None,
     };
     let bookings = Bookings::new(probe.read()?.total(&caps));
+    look_for_helper(&config).await;
     let journal_failed = CancellationToken::new();
     let journal = JournalHandle::open(&config.data_dir.join("sessions.journal"), journal_failed.clone())?;
+    let drain = Drain::open(&config.data_dir)?;
     let ledger = open_ledger(&config).await?;
     let metrics = Arc::new(Metrics::new(&config)?);
 
@@ -128,10 +139,16 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         chain: chain.clone(),
         net: net.clone(),
         docker,
+        helper: Helper::new(&config.helper.socket),
+        methods: Methods::default(),
         journal,
         probe: Mutex::new(probe),
         bookings: Mutex::new(bookings),
         reports: Reports::default(),
+        slots: Slots::new(config.migration.max_out, config.migration.max_in),
+        drain,
+        budget: Budget::default(),
+        brought: Brought::open(&config.data_dir),
         metrics: metrics.clone(),
         stop: stop.clone(),
     });
@@ -198,8 +215,11 @@ fn ended_early(what: &'static str, ended: Result<std::io::Result<()>, tokio::tas
     RunError::System { what, source }
 }
 
-/// One process per data directory: the lock goes with the process, however it ends.
-fn lock(config: &Config) -> Result<std::fs::File, RunError> {
+/// Takes the data directory of `config`.
+///
+/// # Errors
+/// [`RunError::Locked`] when another process has it.
+pub fn lock(config: &Config) -> Result<Lock, RunError> {
     let path = config.data_dir.join("blosm.lock");
     let file = std::fs::OpenOptions::new()
         .create(true)
@@ -211,7 +231,7 @@ fn lock(config: &Config) -> Result<std::fs::File, RunError> {
             source,
         })?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(config.data_dir.clone())),
         Err(errno) => Err(RunError::System {
             what: "locking the data directory",
@@ -259,6 +279,18 @@ async fn warn_of_images(parts: &Parts) {
         if let Err(error) = parts.docker.pinned(&service.image).await {
             tracing::warn!(service = service.name, %error, "new sessions of this service can't start here");
         }
+    }
+}
+
+/// Without a helper containers move as images: say which it is, and go on.
+async fn look_for_helper(config: &Config) {
+    match Helper::new(&config.helper.socket).hello().await {
+        Ok(facts) => tracing::info!(
+            kernel = facts.kernel,
+            privileged = facts.privileged,
+            "a layer helper is there"
+        ),
+        Err(error) => tracing::info!(%error, "containers can't move while they run"),
     }
 }
 

@@ -8,10 +8,22 @@
 //! POST /            number in X-Number or in the body: appends "N <instance> <unix ns>", answers {"n","count","instance"}
 //! GET  /log         the log                GET /count    {"count","instance"}
 //! GET  /healthz     ok                     GET /slow?ms= waits, then answers
+//! POST /slow?ms=    as POST /, and waits before it answers
 //! POST /fill?bytes= writes that many incompressible bytes into the data folder, to make the writable layer heavy
+//! POST /work?files=&bytes=&large=&rate=&text= makes a tree of so many files and bytes with one large file, then
+//!                   writes to it at that many bytes a second, also after a restart; half of it text unless text=0
+//! GET  /work        {"written","instance"}, the bytes that this run has written
+//! GET  /mapped      with `MAPPED`: the numbers in the mapped file, one a line
+//! GET  /database    with `SQLITE`: {"integrity","rows","last","committed","requests"}, read by another sqlite3
 //! ```
-//! The log also tells each start and each orderly stop: "start <instance> <unix ns>", "stop <instance> <unix ns>".
-//! Environment: `DATA_DIR` (default `/data`), `PORT` (default 8080).
+//! The log also tells each start and each orderly stop, with its own share of them in microseconds: "start <instance>
+//! <unix ns> <since the program began>", "stop <instance> <unix ns> <since the signal>".
+//! Environment: `DATA_DIR` (default `/data`), `PORT` (default 8080), `DEAF` (set: SIGTERM changes nothing), `MAPPED`
+//! (set: each number is also stored through a mapping), `SQLITE` (a program: each number is also a row).
+
+mod database;
+mod mapped;
+mod work;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -19,9 +31,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use database::Database;
+use mapped::Mapped;
+use work::{Plan, Work};
 
 /// Larger heads and bodies are refused: nothing that drives this service sends them.
 const MAX_LINE: u64 = 8 * 1024;
@@ -32,16 +48,17 @@ const MAX_FILL: u64 = 1024 * 1024 * 1024;
 const STOP_PATIENCE: Duration = Duration::from_millis(5);
 
 fn main() {
+    let began = Instant::now();
     // Before any thread starts, so that every thread inherits the mask and only `signals::wait` sees them. A
     // container's first process has no default action for SIGTERM: without this it would be ignored.
     signals::block();
-    if let Err(error) = run() {
+    if let Err(error) = run(began) {
         eprintln!("counter: {error}");
         std::process::exit(1);
     }
 }
 
-fn run() -> io::Result<()> {
+fn run(began: Instant) -> io::Result<()> {
     let dir = PathBuf::from(std::env::var_os("DATA_DIR").unwrap_or_else(|| "/data".into()));
     let port = match std::env::var("PORT") {
         Ok(text) => text
@@ -49,7 +66,7 @@ fn run() -> io::Result<()> {
             .map_err(|_| io::Error::other(format!("PORT={text} is not a port")))?,
         Err(_) => 8080,
     };
-    let service = Arc::new(Service::open(&dir)?);
+    let service = Arc::new(Service::open(&dir, began)?);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!(
         "counter {} listens on {}",
@@ -59,7 +76,10 @@ fn run() -> io::Result<()> {
     let accepting = Arc::clone(&service);
     thread::spawn(move || accept(&listener, &accepting));
     signals::wait();
-    service.stop()
+    while std::env::var_os("DEAF").is_some() {
+        signals::wait();
+    }
+    service.stop(Instant::now())
 }
 
 fn accept(listener: &TcpListener, service: &Arc<Service>) {
@@ -78,6 +98,9 @@ struct Service {
     dir: PathBuf,
     instance: String,
     state: Mutex<State>,
+    work: OnceLock<Arc<Work>>,
+    mapped: Option<Mapped>,
+    database: Option<Arc<Database>>,
     /// Requests that were read and whose answer is not written yet.
     busy: AtomicUsize,
 }
@@ -91,7 +114,7 @@ struct State {
 }
 
 impl Service {
-    fn open(dir: &Path) -> io::Result<Service> {
+    fn open(dir: &Path, began: Instant) -> io::Result<Service> {
         std::fs::create_dir_all(dir)?;
         let path = dir.join("log");
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -120,15 +143,21 @@ impl Service {
             fills,
             stopped: false,
         };
+        let mapped = std::env::var_os("MAPPED").map(|_| Mapped::open(dir)).transpose()?;
+        let database = std::env::var_os("SQLITE").map(|program| Database::open(Path::new(&program), dir));
         let service = Service {
             dir: dir.to_owned(),
             instance,
             state: Mutex::new(state),
+            work: OnceLock::new(),
+            mapped,
+            database: database.transpose()?,
             busy: AtomicUsize::new(0),
         };
-        service
-            .state()
-            .append(&format!("start {} {}\n", service.instance, unix_ns()))?;
+        if let Some(work) = Work::resume(dir)? {
+            let _ = service.work.set(work);
+        }
+        service.note("start", began)?;
         Ok(service)
     }
 
@@ -148,6 +177,13 @@ impl Service {
         state
             .counter
             .write_all_at(format!("{count:020}\n").as_bytes(), 0)?;
+        drop(state);
+        if let Some(mapped) = &self.mapped {
+            mapped.push(number)?;
+        }
+        if let Some(database) = &self.database {
+            database.insert(number, &self.instance)?;
+        }
         Ok(count)
     }
 
@@ -162,15 +198,31 @@ impl Service {
         Ok(())
     }
 
+    /// One working tree for the life of a container.
+    fn begin_work(&self, plan: Plan) -> io::Result<()> {
+        if self.work.get().is_some() {
+            return Err(io::Error::other("it works already"));
+        }
+        // Of two that came at once the later one's writer is the one that is not counted.
+        let _ = self.work.set(Work::begin(&self.dir, plan)?);
+        Ok(())
+    }
+
+    /// A line that tells a start or a stop and how long it took.
+    fn note(&self, what: &str, since: Instant) -> io::Result<()> {
+        let mut state = self.state();
+        state.stopped = what == "stop";
+        let share = since.elapsed().as_micros();
+        state.append(&format!("{what} {} {} {share}\n", self.instance, unix_ns()))
+    }
+
     /// Lets answers that are under way go out, then closes the log.
-    fn stop(&self) -> io::Result<()> {
+    fn stop(&self, signal: Instant) -> io::Result<()> {
         let patience = Instant::now() + STOP_PATIENCE;
         while self.busy.load(Ordering::SeqCst) > 0 && Instant::now() < patience {
             thread::sleep(Duration::from_micros(200));
         }
-        let mut state = self.state();
-        state.stopped = true;
-        state.append(&format!("stop {} {}\n", self.instance, unix_ns()))
+        self.note("stop", signal)
     }
 
     fn answer(&self, request: &Request) -> Answer {
@@ -183,13 +235,16 @@ impl Service {
                 .and_then(|(_, v)| v.parse().ok())
         };
         match (request.method.as_str(), path) {
-            ("POST", "/") => match request.number() {
+            ("POST", "/" | "/slow") => match request.number() {
                 None => Answer::text(400, "send a number in X-Number or in the body\n"),
                 Some(n) => match self.record(n) {
-                    Ok(count) => Answer::json(format!(
-                        r#"{{"n":{n},"count":{count},"instance":"{}"}}"#,
-                        self.instance
-                    )),
+                    Ok(count) => {
+                        wait(path, parameter("ms"));
+                        Answer::json(format!(
+                            r#"{{"n":{n},"count":{count},"instance":"{}"}}"#,
+                            self.instance
+                        ))
+                    }
                     Err(error) => Answer::text(503, &format!("{error}\n")),
                 },
             },
@@ -200,6 +255,22 @@ impl Service {
                     Err(error) => Answer::text(507, &format!("{error}\n")),
                 },
             },
+            ("POST", "/work") => {
+                let number = |name: &str| parameter(name).unwrap_or(0);
+                let (files, bytes, rate) = (number("files"), number("bytes"), number("rate"));
+                let text = parameter("text") != Some(0);
+                match Plan::of(files, bytes, parameter("large"), rate, text) {
+                    None => Answer::text(400, "say how much: /work?files=N&bytes=N&large=N&rate=N\n"),
+                    Some(plan) => match self.begin_work(plan) {
+                        Ok(()) => Answer::json(format!(r#"{{"files":{files},"instance":"{}"}}"#, self.instance)),
+                        Err(error) => Answer::text(507, &format!("{error}\n")),
+                    },
+                }
+            }
+            ("GET" | "HEAD", "/work") => {
+                let written = self.work.get().map_or(0, |work| work.written());
+                Answer::json(format!(r#"{{"written":{written},"instance":"{}"}}"#, self.instance))
+            }
             ("GET" | "HEAD", "/log") => match std::fs::read(self.dir.join("log")) {
                 Ok(body) => Answer {
                     status: 200,
@@ -213,12 +284,23 @@ impl Service {
                 Answer::json(format!(r#"{{"count":{count},"instance":"{}"}}"#, self.instance))
             }
             ("GET" | "HEAD", "/healthz") => Answer::text(200, "ok\n"),
+            ("GET" | "HEAD", "/mapped") => match &self.mapped {
+                None => Answer::text(404, "it was started without MAPPED\n"),
+                Some(mapped) => {
+                    let lines: String = mapped.numbers().iter().map(|n| format!("{n}\n")).collect();
+                    Answer::text(200, &lines)
+                }
+            },
+            ("GET" | "HEAD", "/database") => match self.database.as_deref().map(Database::check) {
+                None => Answer::text(404, "it was started without SQLITE\n"),
+                Some(Ok(found)) => Answer::json(found),
+                Some(Err(error)) => Answer::text(500, &format!("{error}\n")),
+            },
             ("GET" | "HEAD", "/slow") => {
-                let ms = parameter("ms").unwrap_or(0).min(60_000);
-                thread::sleep(Duration::from_millis(ms));
+                let ms = wait(path, parameter("ms"));
                 Answer::json(format!(r#"{{"slept_ms":{ms},"instance":"{}"}}"#, self.instance))
             }
-            (_, "/" | "/log" | "/count" | "/healthz" | "/slow" | "/fill") => {
+            (_, "/" | "/log" | "/count" | "/healthz" | "/slow" | "/fill" | "/work" | "/mapped" | "/database") => {
                 Answer::text(405, "no such method here\n")
             }
             _ => Answer::text(404, "no such path\n"),
@@ -236,6 +318,16 @@ impl State {
             Err(io::Error::other("the disk is full"))
         }
     }
+}
+
+/// Waits at a path that is slow; gives for how many milliseconds.
+fn wait(path: &str, ms: Option<u64>) -> u64 {
+    let ms = match path {
+        "/slow" => ms.unwrap_or(0).min(60_000),
+        _ => 0,
+    };
+    thread::sleep(Duration::from_millis(ms));
+    ms
 }
 
 fn is_fill(name: &std::ffi::OsStr) -> bool {

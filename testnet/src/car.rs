@@ -16,7 +16,7 @@ use reqwest::header::HeaderMap;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::GATEWAY_PORT;
 use crate::hosts::Namespace;
@@ -108,6 +108,16 @@ impl Record {
         self.status.is_some_and(|status| (200..300).contains(&status))
     }
 
+    /// Whether it failed after it was sent, so that nobody can tell whether it took effect.
+    pub fn interrupted(&self) -> bool {
+        let error = self.error.as_deref().unwrap_or_default();
+        self.failed()
+            && match self.status {
+                None => !error.contains("(Connect)"),
+                Some(_) => error.contains("interrupted"),
+            }
+    }
+
     /// Whether it is over and was not answered with a success.
     pub fn failed(&self) -> bool {
         self.done_ms.is_some() && !self.ok()
@@ -119,7 +129,8 @@ pub struct Car {
     /// The wall clock at the records' zero, in milliseconds since 1970.
     pub origin_unix_ms: f64,
     shared: Arc<Shared>,
-    stop: CancellationToken,
+    /// It stops sending when it is dropped, too.
+    stop: DropGuard,
     thread: JoinHandle<Result<()>>,
 }
 
@@ -169,7 +180,7 @@ impl Car {
         Ok(Car {
             origin_unix_ms: origin.as_secs_f64() * 1000.0,
             shared,
-            stop,
+            stop: stop.drop_guard(),
             thread,
         })
     }
@@ -204,6 +215,13 @@ impl Car {
         Tally::of(self.shared.state().records.values())
     }
 
+    /// Whether that node, by its index, has answered one of the latest requests with a success.
+    pub fn answered_by(&self, node: usize) -> bool {
+        let state = self.shared.state();
+        let mut latest = state.records.values().rev().take(self.shared.plan.rate as usize);
+        latest.any(|record| record.to == node && record.ok())
+    }
+
     /// What it has seen so far, request by request.
     pub fn records(&self) -> Vec<Record> {
         self.shared.state().records.values().cloned().collect()
@@ -219,7 +237,7 @@ impl Car {
     /// # Errors
     /// The car could not open its session at all.
     pub async fn finish(self) -> Result<Vec<Record>> {
-        self.stop.cancel();
+        drop(self.stop);
         let thread = self.thread;
         tokio::task::spawn_blocking(move || thread.join())
             .await?

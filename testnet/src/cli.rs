@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bench::{self, Bench};
 use crate::cleanup;
 use crate::demo::{self, Demo};
 use crate::engine::Engine;
@@ -29,6 +30,9 @@ struct Cli {
 enum Command {
     /// Drive a car past three nodes and show what its container did
     Demo(Demo),
+    /// Measure on real engines
+    #[command(subcommand)]
+    Bench(Bench),
     /// Bring a testnet up and keep it until Ctrl-C
     Up(Up),
     /// Show what runs
@@ -168,6 +172,7 @@ pub fn main() -> ExitCode {
 async fn execute(command: Command) -> Result<()> {
     match command {
         Command::Demo(demo) => demo::run(demo).await,
+        Command::Bench(what) => bench::run(what).await,
         Command::Up(options) => up(options).await,
         Command::Status { testnet, json } => status::print(&Testnet::attach(&testnet.dir)?, json).await,
         Command::Kill { what, testnet } => kill(what, &testnet.dir),

@@ -29,7 +29,11 @@ pub fn echo(image: &str) -> Table {
     service("echo", image, true)
 }
 
-fn service(name: &str, image: &str, stateless: bool) -> Table {
+/// The declaration of a service that the demo's program runs.
+///
+/// # Panics
+/// As [`counter`].
+pub fn service(name: &str, image: &str, stateless: bool) -> Table {
     let text = r#"
         port = 8080
         protocol = "http"

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::hosts::Namespace;
+use crate::hosts::{Namespace, ROAD};
 use crate::process::{Process, tail};
 use crate::shell;
 use crate::state::{EngineState, State};
@@ -153,6 +153,8 @@ impl Engine {
             "cgroup-parent": self.cgroup,
             // Newer engines ask older runc versions for time namespaces, which those refuse.
             "features": {"time-namespaces": false},
+            // A registry on a host of the road speaks plain HTTP.
+            "insecure-registries": [ROAD],
         });
         // Engines before 23 derive their id from a key in /etc/docker, which would be one for all of them.
         if version.is_some_and(|major| major < 23) {

@@ -24,7 +24,7 @@ pub struct Step {
 
 impl Step {
     /// Reads `... migration phase="stop" attempt=... session=...`; none for any other line.
-    fn parse(line: &str) -> Option<Step> {
+    pub fn parse(line: &str) -> Option<Step> {
         let (_, fields) = line.split_once(MARK)?;
         let field = |name: &str| {
             let word = fields

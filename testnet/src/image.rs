@@ -5,15 +5,16 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream;
+use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use crate::engine::Engine;
 
@@ -32,10 +33,14 @@ const CHANGES: [&str; 4] = [
 ];
 /// One piece of a stream to or from an engine.
 const PIECE: usize = 256 * 1024;
+/// Gigabytes over a slow link take their time.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The base image, saved in a file.
 #[derive(Clone, Debug)]
 pub struct BaseImage {
+    /// Its name and tag.
+    pub name: String,
     /// The tar that `docker save` wrote.
     pub tar: PathBuf,
     /// The SHA-256 of its configuration, in hex.
@@ -43,29 +48,44 @@ pub struct BaseImage {
 }
 
 impl BaseImage {
-    /// Imports the root file system on one engine and saves the image to `tar`.
+    /// Imports the demo's root file system on one engine and saves the image to `tar`.
     ///
     /// # Errors
     /// The engine refuses, or the file cannot be written.
     pub async fn build(engine: &Engine, tar: &Path) -> Result<BaseImage> {
         let root = tokio::task::spawn_blocking(root_file_system).await??;
-        let (name, tag) = NAME.split_once(':').context("the name has a tag")?;
+        let root = stream::once(async move { Ok(Bytes::from(root)) });
+        BaseImage::import(engine, NAME, root, tar).await
+    }
+
+    /// Imports the tar of a root file system that holds the service, and saves the image to `tar`.
+    ///
+    /// # Errors
+    /// The engine refuses, or the file cannot be written.
+    pub async fn import(
+        engine: &Engine,
+        image: &str,
+        root: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+        tar: &Path,
+    ) -> Result<BaseImage> {
+        let (name, tag) = image.split_once(':').context("the name has a tag")?;
         let options = CreateImageOptionsBuilder::default()
             .from_src("-")
             .repo(name)
             .tag(tag)
             .changes(CHANGES.map(str::to_owned).to_vec());
         // The stream and the client share one connection: the client must live as long.
-        let client = engine.client()?;
-        let body = bollard::body_full(Bytes::from(root));
-        let mut lines = std::pin::pin!(client.create_image(Some(options.build()), Some(body), None));
+        let client = engine.client()?.with_timeout(PATIENCE);
+        let root = bollard::body_try_stream(root);
+        let mut lines = std::pin::pin!(client.create_image(Some(options.build()), Some(root), None));
         while let Some(line) = lines.next().await {
-            line.context("the engine refuses the demo's base image")?;
+            line.with_context(|| format!("the engine refuses the base image {image}"))?;
         }
-        save(engine, NAME, tar).await?;
+        save(engine, image, tar).await?;
         let path = tar.to_owned();
         let config_digest = tokio::task::spawn_blocking(move || config_digest(&path)).await??;
         Ok(BaseImage {
+            name: image.to_owned(),
             tar: tar.to_owned(),
             config_digest,
         })
@@ -73,7 +93,7 @@ impl BaseImage {
 
     /// The image as a declaration pins it.
     pub fn pinned(&self) -> String {
-        format!("{NAME}@sha256:{}", self.config_digest)
+        format!("{}@sha256:{}", self.name, self.config_digest)
     }
 
     /// Loads it into another engine.
@@ -108,34 +128,47 @@ pub async fn save(engine: &Engine, image: &str, tar: &Path) -> Result<()> {
 /// # Errors
 /// The engine refuses, or does not say that it loaded something: it answers 200 in any case.
 pub async fn load(engine: &Engine, tar: &Path) -> Result<()> {
-    let client = engine.client()?;
     let file = tokio::fs::File::open(tar)
         .await
         .with_context(|| format!("{}", tar.display()))?;
-    let pieces = stream::try_unfold(file, |mut file| async move {
-        let mut piece = vec![0; PIECE];
-        let length = file.read(&mut piece).await?;
-        piece.truncate(length);
-        Ok::<_, std::io::Error>((length > 0).then(|| (Bytes::from(piece), file)))
-    });
+    load_from(engine, file)
+        .await
+        .with_context(|| format!("loading {}", tar.display()))
+}
+
+/// `docker load` of what a file or a connection gives.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_from(engine: &Engine, source: impl AsyncRead + Send + Unpin + 'static) -> Result<()> {
+    let client = engine.client()?.with_timeout(PATIENCE);
     let options = ImportImageOptionsBuilder::default().build();
-    let mut lines = std::pin::pin!(client.import_image_stream(options, pieces, None));
+    let mut lines = std::pin::pin!(client.import_image_stream(options, pieces(source), None));
     let mut loaded = false;
     while let Some(line) = lines.next().await {
-        let said = line
-            .with_context(|| format!("loading {}", tar.display()))?
-            .stream
-            .unwrap_or_default();
+        let said = line?.stream.unwrap_or_default();
         if said.contains("Error unpacking image") {
-            bail!("loading {}: {}", tar.display(), said.trim());
+            bail!("{}", said.trim());
         }
         loaded |= said.contains("Loaded image");
     }
     if loaded {
         Ok(())
     } else {
-        bail!("the engine took {} and loaded nothing", tar.display())
+        bail!("the engine took it and loaded nothing")
     }
+}
+
+/// What a file or a connection gives, piece by piece.
+pub(crate) fn pieces(
+    source: impl AsyncRead + Send + Unpin + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::try_unfold(source, |mut source| async move {
+        let mut piece = vec![0; PIECE];
+        let length = source.read(&mut piece).await?;
+        piece.truncate(length);
+        Ok((length > 0).then(|| (Bytes::from(piece), source)))
+    })
 }
 
 /// The digest of the first image's configuration in a saved tar, taken from its bytes.
@@ -169,30 +202,41 @@ pub fn config_digest(tar: &Path) -> Result<String> {
 
 /// The image's only layer. The same on every machine but for the service itself.
 fn root_file_system() -> Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(Vec::with_capacity(2 * PADDING + COUNTER.len() + PIECE));
-    for folder in ["data/", "dev/", "etc/", "pad/", "proc/", "sys/", "tmp/"] {
-        append(&mut builder, folder, tar::EntryType::Directory, 0o755, &[])?;
-    }
-    append(&mut builder, "counter", tar::EntryType::Regular, 0o755, COUNTER)?;
-    append(
-        &mut builder,
-        "pad/random.bin",
-        tar::EntryType::Regular,
-        0o644,
-        &random_padding(),
-    )?;
-    append(
-        &mut builder,
-        "pad/text.txt",
-        tar::EntryType::Regular,
-        0o644,
-        &text_padding()?,
-    )?;
-    Ok(builder.into_inner()?)
+    let mut root = Root::begin(Vec::with_capacity(2 * PADDING + COUNTER.len() + PIECE))?;
+    let random = XorShift(0x2545_f491_4f6c_dd1d).random(PADDING);
+    root.file("pad/random.bin", &random)?;
+    let text = XorShift(0x9e37_79b9_7f4a_7c15).text(PADDING)?;
+    root.file("pad/text.txt", &text)?;
+    root.finish()
 }
 
-fn append(
-    builder: &mut tar::Builder<Vec<u8>>,
+/// The tar of a root file system with the service in it.
+pub(crate) struct Root<W: Write>(tar::Builder<W>);
+
+impl<W: Write> Root<W> {
+    /// Folders and the service.
+    pub(crate) fn begin(to: W) -> Result<Root<W>> {
+        let mut builder = tar::Builder::new(to);
+        for folder in ["data/", "dev/", "etc/", "pad/", "proc/", "sys/", "tmp/"] {
+            append(&mut builder, folder, tar::EntryType::Directory, 0o755, &[])?;
+        }
+        append(&mut builder, "counter", tar::EntryType::Regular, 0o755, COUNTER)?;
+        Ok(Root(builder))
+    }
+
+    /// One more file, below `pad/`.
+    pub(crate) fn file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        append(&mut self.0, path, tar::EntryType::Regular, 0o644, bytes)
+    }
+
+    /// The tar's end.
+    pub(crate) fn finish(self) -> Result<W> {
+        Ok(self.0.into_inner()?)
+    }
+}
+
+fn append<W: Write>(
+    builder: &mut tar::Builder<W>,
     path: &str,
     kind: tar::EntryType,
     mode: u32,
@@ -209,7 +253,7 @@ fn append(
 }
 
 /// Marsaglia's xorshift64: incompressible, and the same every time.
-struct XorShift(u64);
+pub(crate) struct XorShift(pub(crate) u64);
 
 impl XorShift {
     fn next(&mut self) -> u64 {
@@ -218,37 +262,36 @@ impl XorShift {
         self.0 ^= self.0 << 17;
         self.0
     }
-}
 
-fn random_padding() -> Vec<u8> {
-    let mut random = XorShift(0x2545_f491_4f6c_dd1d);
-    std::iter::repeat_with(|| random.next().to_le_bytes())
-        .flatten()
-        .take(PADDING)
-        .collect()
-}
-
-/// Lines like a log's: they compress to a fraction, as program text and libraries do.
-fn text_padding() -> Result<Vec<u8>> {
-    const WORDS: [&str; 8] = [
-        "road",
-        "edge",
-        "node",
-        "car",
-        "service",
-        "container",
-        "image",
-        "ledger",
-    ];
-    let mut random = XorShift(0x9e37_79b9_7f4a_7c15);
-    let mut text = Vec::with_capacity(PADDING + 64);
-    while text.len() < PADDING {
-        let bits = random.next();
-        let word = |shift: u32| WORDS[(bits >> shift) as usize % WORDS.len()];
-        writeln!(text, "{} {} {} {}", word(0), word(8), word(16), bits >> 48)?;
+    /// Bytes that do not compress.
+    pub(crate) fn random(&mut self, length: usize) -> Vec<u8> {
+        std::iter::repeat_with(|| self.next().to_le_bytes())
+            .flatten()
+            .take(length)
+            .collect()
     }
-    text.truncate(PADDING);
-    Ok(text)
+
+    /// Lines like a log's: they compress to a fraction, as program text and libraries do.
+    pub(crate) fn text(&mut self, length: usize) -> Result<Vec<u8>> {
+        const WORDS: [&str; 8] = [
+            "road",
+            "edge",
+            "node",
+            "car",
+            "service",
+            "container",
+            "image",
+            "ledger",
+        ];
+        let mut text = Vec::with_capacity(length + 64);
+        while text.len() < length {
+            let bits = self.next();
+            let word = |shift: u32| WORDS[(bits >> shift) as usize % WORDS.len()];
+            writeln!(text, "{} {} {} {}", word(0), word(8), word(16), bits >> 48)?;
+        }
+        text.truncate(length);
+        Ok(text)
+    }
 }
 
 #[cfg(test)]

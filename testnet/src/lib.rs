@@ -8,8 +8,8 @@
 //! never the ledger, whose word is what the tests are about.
 //!
 //! ```text
-//! cli, demo, tests ──> Testnet ──> hosts::Road     namespaces, veth, tbf; cut and heal
-//!        │                │  ├───> Engine          containerd + dockerd of one host; kill -9, restart
+//! cli, demo, bench, ─> Testnet ──> hosts::Road     namespaces, veth, tbf; cut and heal
+//! tests  │                │  ├───> Engine          containerd + dockerd of one host; kill -9, restart
 //!        │                │  ├───> Node            blosm network new | init | admit | run
 //!        │                │  ├───> image           the service (service/counter.rs) as an image; save, load
 //!        │                │  └───> State           DIR/testnet.json: any command works from any process
@@ -22,9 +22,11 @@
 //! Called by `make demo`, by the fault scenarios in `tests/docker`, and by people.
 
 pub mod api;
+pub mod bench;
 pub mod car;
 pub mod cleanup;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod demo;
 pub mod engine;
@@ -42,6 +44,8 @@ pub mod shell;
 pub mod state;
 pub mod status;
 pub mod sweep;
+mod teller;
 pub mod testnet;
+pub mod witness;
 
 pub use testnet::{HostSpec, Spec, Testnet};

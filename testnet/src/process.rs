@@ -78,21 +78,29 @@ impl Process {
         }
     }
 
-    /// Waits until it is gone. False if it is still there after `patience`.
+    /// Waits until it is gone with all of its threads, and its files are closed. False if it is still there after
+    /// `patience`.
     pub fn wait_gone(&self, patience: Duration) -> bool {
         // Opened first and looked at afterwards, so that it is this process that the handle stands for.
         let handle = Pid::from_raw(self.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let same = Status::read(self.pid).is_some_and(|status| status.started == self.started);
+        let (true, Some(handle)) = (same, handle) else {
+            return true;
+        };
         let deadline = Instant::now() + patience;
-        while self.alive() {
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return false;
-            };
-            let Some(handle) = &handle else { return false };
-            let left = Timespec::try_from(left).ok();
-            // An interrupted wait looks again.
-            let _ = poll(&mut [PollFd::new(handle, PollFlags::IN)], left.as_ref());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Readable when the last thread has gone; /proc shows as dead one whose first thread has.
+            match poll(
+                &mut [PollFd::new(&handle, PollFlags::IN)],
+                Timespec::try_from(left).ok().as_ref(),
+            ) {
+                Ok(ready) => return ready > 0,
+                Err(_) if left.is_zero() => return false,
+                // Interrupted: look again.
+                Err(_) => {}
+            }
         }
-        true
     }
 
     /// Sends `signal`, waits, and kills what is still there after `patience`.

@@ -13,13 +13,15 @@ use crate::process::{Process, Status};
 use crate::shell;
 
 /// The programs that a testnet starts, directly or through its engines, as `/proc/PID/comm` shows them (15 bytes).
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 8] = [
     "blosm",
     "dockerd",
     "containerd",
     "containerd-shim",
     "docker-proxy",
     "runc",
+    "docker-registry",
+    "iperf3",
 ];
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where containerd's shims put their sockets whatever the configuration says.

@@ -151,7 +151,7 @@ impl Testnet {
         let image = self.place_image(spec, &engines).await?;
         say(&format!("base image {image}"));
         if spec.nodes {
-            self.raise_nodes(spec, &image, say).await
+            self.add_nodes(spec, &(spec.services)(&image), say).await
         } else {
             Ok(())
         }
@@ -172,10 +172,18 @@ impl Testnet {
         Ok(image.pinned())
     }
 
-    async fn raise_nodes(&mut self, spec: &Spec, image: &str, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    /// Makes and starts the nodes of a testnet that was brought up without, each with these services declared.
+    ///
+    /// # Errors
+    /// A node cannot be made or started, or they do not agree in time.
+    pub async fn add_nodes(
+        &mut self,
+        spec: &Spec,
+        services: &[Table],
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<()> {
         let network = Node::new_network(&self.state)?;
         let authority_key = self.state.dir.join("authority.key");
-        let services = (spec.services)(image);
         for (index, host_spec) in spec.hosts.iter().enumerate() {
             let number = index + 1;
             let node = Node::of(&self.state, number)?;
@@ -184,7 +192,7 @@ impl Testnet {
             let mut extra = spec.extra.clone();
             config::overlay(&mut extra, &host_spec.extra);
             let engine = Engine::of(&self.state, number).url();
-            let text = config::render(self.state.host(number)?, &network, &engine, &services, &extra)?;
+            let text = config::render(self.state.host(number)?, &network, &engine, services, &extra)?;
             let file = self.state.data_dir(number).join("blosm.toml");
             std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?;
         }
@@ -383,6 +391,15 @@ impl Testnet {
     /// There is no such host.
     pub fn heal(&mut self, number: usize) -> Result<()> {
         self.set_cut(number, false)
+    }
+
+    /// Gives a host's link another capacity, both ways.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn reshape(&mut self, number: usize, rate: Rate) -> Result<()> {
+        self.state.host(number)?;
+        self.state.road().reshape(number, rate)
     }
 
     fn set_cut(&mut self, number: usize, cut: bool) -> Result<()> {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::path::Path;
 
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerInspectResponse, DeviceRequest, HealthConfig, HostConfig,
-    RestartPolicy, RestartPolicyNameEnum,
+    Mount, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CommitContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -14,6 +15,7 @@ use bollard::query_parameters::{
 
 use super::error::{call, found, status};
 use super::{Docker, EngineError, Image, answer};
+use crate::gate;
 use crate::recreate::ContainerSpec;
 
 /// The least memory reservation that engines take.
@@ -139,9 +141,18 @@ impl Docker {
 
     /// Makes an image `repo:tag` of a stopped container. Not frozen first: it must not run.
     ///
+    /// `entrypoint` and `cmd` are the container's real ones: its own begin with the gate if it has one.
+    ///
     /// # Errors
     /// The engine refuses, or cannot show the image it made.
-    pub async fn commit(&self, id: &str, repo: &str, tag: &str) -> Result<Image, EngineError> {
+    pub async fn commit(
+        &self,
+        id: &str,
+        repo: &str,
+        tag: &str,
+        entrypoint: &[String],
+        cmd: &[String],
+    ) -> Result<Image, EngineError> {
         let options = CommitContainerOptions {
             container: Some(id.to_owned()),
             repo: Some(repo.to_owned()),
@@ -149,9 +160,15 @@ impl Docker {
             pause: false,
             ..Default::default()
         };
+        // In the body, not as Dockerfile `changes`: there an empty entrypoint would mean the container's own.
+        let config = ContainerConfig {
+            entrypoint: Some(entrypoint.to_vec()),
+            cmd: Some(cmd.to_vec()),
+            ..Default::default()
+        };
         let made = self
             .bulk()
-            .commit_container(options, ContainerConfig::default())
+            .commit_container(options, config)
             .await
             .map_err(call("commit"))?;
         self.image(&made.id).await?.ok_or(EngineError::NotFound {
@@ -215,16 +232,18 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
             .cpu_limit_milli
             .map(|milli| signed(milli.saturating_mul(1_000_000))),
         pids_limit: Some(signed(spec.pids)),
+        mounts: spec.gate.as_deref().map(|folder| vec![gate_mount(folder)]),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
         device_requests: (spec.gpu > 0).then(|| vec![gpus]),
         ..Default::default()
     };
+    let (entrypoint, cmd) = first_program(spec);
     ContainerCreateBody {
         hostname: Some(spec.hostname.clone()),
         image: Some(spec.image.clone()),
         // Explicit even when empty: an absent one would be the image's own.
-        entrypoint: Some(spec.entrypoint.clone()),
-        cmd: Some(spec.cmd.clone()),
+        entrypoint: Some(entrypoint),
+        cmd: Some(cmd),
         env: Some(spec.env.clone()),
         user: Some(spec.user.clone()),
         working_dir: Some(spec.working_dir.clone()),
@@ -235,6 +254,25 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
             ..Default::default()
         }),
         host_config: Some(host),
+        ..Default::default()
+    }
+}
+
+/// Entrypoint and command: the gate's, with the real ones spelled out for it, if there is a gate.
+fn first_program(spec: &ContainerSpec) -> (Vec<String>, Vec<String>) {
+    let real = (spec.entrypoint.clone(), spec.cmd.clone());
+    match &spec.gate {
+        None => real,
+        Some(_) => (vec![gate::ENTRYPOINT.to_owned()], [real.0, real.1].concat()),
+    }
+}
+
+fn gate_mount(folder: &Path) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(folder.display().to_string()),
+        target: Some(gate::MOUNT_POINT.to_owned()),
+        read_only: Some(true),
         ..Default::default()
     }
 }

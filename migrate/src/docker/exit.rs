@@ -111,7 +111,7 @@ pub fn processes_of(container_id: &str) -> Vec<u32> {
 }
 
 /// Whether the process is in a control group of that container: engines name them by its full id.
-fn belongs(pid: u32, container_id: &str) -> bool {
+pub(crate) fn belongs(pid: u32, container_id: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
         .is_ok_and(|groups| container_id.len() >= 12 && groups.contains(container_id))
 }

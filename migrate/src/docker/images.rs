@@ -165,6 +165,18 @@ impl Docker {
     /// # Errors
     /// The engine does not answer.
     pub async fn held_chains(&self) -> Result<Held, EngineError> {
+        let mut held = Held::default();
+        for chain in self.chains().await? {
+            held.add(&chain);
+        }
+        Ok(held)
+    }
+
+    /// The layers of each image that this engine holds, lowest first.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    pub async fn chains(&self) -> Result<Vec<Vec<Digest>>, EngineError> {
         let options = ListImagesOptions {
             all: true,
             ..Default::default()
@@ -174,14 +186,14 @@ impl Docker {
             .list_images(Some(options))
             .await
             .map_err(call("images"))?;
-        let mut held = Held::default();
+        let mut chains = Vec::with_capacity(images.len());
         for image in images {
             // One may be removed between the two questions.
             if let Some(inspect) = found("image", self.client().inspect_image(&image.id).await)? {
-                held.add(&diff_ids(&inspect)?);
+                chains.push(diff_ids(&inspect)?);
             }
         }
-        Ok(held)
+        Ok(chains)
     }
 
     /// Gives an image another name.

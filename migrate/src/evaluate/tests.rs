@@ -44,6 +44,7 @@ fn roomy() -> SystemView {
         cpu_free_milli: 1000,
         gpu_free_milli: 0,
         disk_free: 100 * GIB,
+        disk_least: 0,
         architecture: "amd64".into(),
         runtime_ready: true,
         gpus_free: 0,
@@ -182,6 +183,14 @@ fn algorithm_2_as_its_text_says() {
             false,
         ),
         (
+            "less disk free than the node keeps",
+            |_, s, _| s.disk_least = 101 * GIB,
+            3,
+            [true; 4],
+            Some(HardFailure::Disk),
+            false,
+        ),
+        (
             "disk for the change, base held",
             |_, s, _| s.disk_free = GIB / 2,
             1,
@@ -291,14 +300,15 @@ fn the_view_is_the_smaller_of_machine_and_bookings() {
         gpus: 2,
         gpu_memory: 0,
     };
-    let view = SystemView::new(&readings, remaining, "amd64", true, false);
+    let view = SystemView::new(&readings, remaining, "amd64", true, false, 4);
     assert_eq!(
         (
             view.memory_free,
             view.cpu_free_milli,
             view.gpus_free,
-            view.disk_free
+            view.disk_free,
+            view.disk_least
         ),
-        (10, 100, 2, 5)
+        (10, 100, 2, 5, 4)
     );
 }

@@ -130,13 +130,13 @@ pub async fn export(
 }
 
 /// The receiving end of a channel of bytes, as a reader for a blocking thread.
-struct Pieces {
+pub(crate) struct Pieces {
     receive: mpsc::Receiver<Bytes>,
     current: Bytes,
 }
 
 impl Pieces {
-    fn new(receive: mpsc::Receiver<Bytes>) -> Self {
+    pub(crate) fn new(receive: mpsc::Receiver<Bytes>) -> Self {
         Self {
             receive,
             current: Bytes::new(),
@@ -384,14 +384,14 @@ pub fn layer_path(spool: &Path, diff_id: &Digest) -> PathBuf {
 }
 
 /// A file that is not whole yet; removed when dropped.
-struct Part {
-    file: BufWriter<File>,
+pub(crate) struct Part {
+    pub(crate) file: BufWriter<File>,
     path: PathBuf,
     persisted: bool,
 }
 
 impl Part {
-    fn create(spool: &Path) -> io::Result<Self> {
+    pub(crate) fn create(spool: &Path) -> io::Result<Self> {
         let mut unique = [0; 8];
         getrandom::fill(&mut unique).map_err(io::Error::other)?;
         let path = spool.join(format!("{}.part", hex::encode(unique)));
@@ -403,7 +403,7 @@ impl Part {
         })
     }
 
-    fn persist(mut self, to: &Path) -> io::Result<PathBuf> {
+    pub(crate) fn persist(mut self, to: &Path) -> io::Result<PathBuf> {
         self.file.flush()?;
         std::fs::rename(&self.path, to)?;
         self.persisted = true;
@@ -420,7 +420,10 @@ impl Drop for Part {
 }
 
 /// SHA-256 and length of all that comes, written through where there is somewhere to write.
-fn hash_into(mut from: impl Read, mut to: Option<&mut BufWriter<File>>) -> io::Result<(Digest, u64)> {
+pub(crate) fn hash_into(
+    mut from: impl Read,
+    mut to: Option<&mut BufWriter<File>>,
+) -> io::Result<(Digest, u64)> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER];
     let mut size = 0;

@@ -11,8 +11,10 @@ use blosm_ledger::{Hash, SessionId};
 use borsh::{BorshDeserialize, BorshSerialize};
 use sha2::{Digest as _, Sha256};
 
-/// Prefix of the manifest root's hash.
+/// Prefix of an image's manifest root.
 const ROOT_DOMAIN: &[u8] = b"blosm/image-manifest-root/1\0";
+/// Prefix of a live move's manifest root.
+const LIVE_ROOT_DOMAIN: &[u8] = b"blosm/live-manifest-root/1\0";
 
 /// A SHA-256 digest as images use them; written `sha256:HEX`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
@@ -75,9 +77,20 @@ pub struct Identity {
 /// What a hand-over commits to: this image, as the state of this session after this epoch.
 #[must_use]
 pub fn manifest_root(session: &SessionId, epoch: u64, image: &Identity) -> Hash {
+    root(ROOT_DOMAIN, &(session, epoch, image))
+}
+
+/// What a live hand-over commits to: this image with these deltas applied to it in this order, as the state of this
+/// session after this epoch.
+#[must_use]
+pub fn live_root(session: &SessionId, epoch: u64, image: &Identity, rounds: &[[u8; 32]]) -> Hash {
+    root(LIVE_ROOT_DOMAIN, &(session, epoch, image, rounds))
+}
+
+fn root(domain: &[u8], what: &impl BorshSerialize) -> Hash {
     let mut hasher = Sha256::new();
-    hasher.update(ROOT_DOMAIN);
-    hasher.update(borsh::to_vec(&(session, epoch, image)).expect("writing into memory cannot fail"));
+    hasher.update(domain);
+    hasher.update(borsh::to_vec(what).expect("writing into memory cannot fail"));
     Hash(hasher.finalize().into())
 }
 
@@ -120,11 +133,16 @@ impl Held {
     /// id and would not find the same bytes on another parent.
     #[must_use]
     pub fn lacking(&self, diff_ids: &[Digest]) -> Vec<Digest> {
-        chain_ids(diff_ids)
-            .iter()
-            .zip(diff_ids)
-            .filter(|(chain, _)| !self.chains.contains(chain))
-            .map(|(_, diff_id)| *diff_id)
+        let lacking = self.lacking_at(diff_ids).into_iter();
+        lacking.map(|at| diff_ids[at]).collect()
+    }
+
+    /// The same, as indices into `diff_ids`.
+    #[must_use]
+    pub fn lacking_at(&self, diff_ids: &[Digest]) -> Vec<usize> {
+        let chains = chain_ids(diff_ids);
+        (0..chains.len())
+            .filter(|at| !self.chains.contains(&chains[*at]))
             .collect()
     }
 }

@@ -102,6 +102,9 @@ fn a_base_that_cannot_run_or_move_is_refused() {
         }),
         SpecError::Volume { .. }
     ));
+    let mut with_volume = base();
+    with_volume.config.volumes.insert("/v".into());
+    assert!(build(&service(r#","volumes":"ignore""#), &with_volume).is_ok());
     assert!(matches!(
         refused(|b| b.identity.diff_ids = vec![digest(1); 121]),
         SpecError::TooDeep { .. }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use borsh::BorshSerialize;
+use borsh::{BorshDeserialize, BorshSerialize};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
@@ -35,9 +35,9 @@ pub struct Declaration {
     /// Whether sessions share a container.
     #[serde(default)]
     pub sharing: Sharing,
-    /// Must be empty: volumes do not move with a container, so they are refused.
+    /// What becomes of the volumes that the image declares.
     #[serde(default)]
-    pub volumes: Vec<String>,
+    pub volumes: Volumes,
     /// How it is stopped.
     #[serde(default)]
     pub stop: Stop,
@@ -70,6 +70,18 @@ pub enum Sharing {
     Session,
     /// One container per node for all clients; only for stateless services.
     Node,
+}
+
+/// What becomes of the volumes that an image declares (`VOLUME`): an engine makes an anonymous one of each, apart from
+/// the container's own layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, BorshSerialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Volumes {
+    /// Such an image is not run: what it keeps there would be left behind.
+    #[default]
+    Refuse,
+    /// It runs, and starts with empty volumes wherever it comes: what it keeps there can be made anew.
+    Ignore,
 }
 
 /// Health probe of a service.
@@ -163,7 +175,7 @@ impl Default for Stop {
 }
 
 /// Signals that a service may ask to be stopped by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, BorshSerialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs, reason = "each variant is the signal of that name")]
 pub enum StopSignal {

@@ -1,21 +1,20 @@
-//! What an image consists of, as a source describes it and a destination believes it.
+//! What an image or a round consists of, as a source describes it and a destination believes it.
 
 use std::collections::BTreeSet;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
+use super::batch::Batch;
+use super::chunk::{self, Chunk, ChunkListError, Chunked, MAX_BLOB};
+use super::wire::{CHUNKS_PER_PAGE, MAX_INLINE};
 use crate::image::{Digest, Identity};
 use crate::recreate::MAX_LAYERS;
 
-/// Bytes of a chunk; the last one of a layer may be shorter. Both ends share it.
-pub const CHUNK_SIZE: usize = 64 * 1024;
 /// Largest image config, bytes: real ones have a few KiB.
 pub const MAX_CONFIG: usize = 256 * 1024;
-/// Largest layer, bytes.
-pub const MAX_LAYER: u64 = 64 << 30;
-/// Chunk hashes that travel inside a manifest; an image with more has them fetched page by page.
-/// With the largest config this stays below the largest response.
-pub const INLINE_HASHES: usize = 16 * 1024;
+/// Chunks that are listed inside an image's manifest; those of an image with more are fetched page by
+/// page. With the largest config this stays below the largest response.
+pub const INLINE_CHUNKS: usize = 16 * 1024;
 
 /// An image and those of its layers that the source offers.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -35,8 +34,23 @@ pub struct LayerManifest {
     pub diff_id: Digest,
     /// Its length, bytes.
     pub size: u64,
-    /// BLAKE3 of each chunk; empty when they are fetched page by page.
-    pub chunks: Vec<[u8; 32]>,
+    /// Its chunks in order; empty when they are fetched page by page.
+    pub chunks: Vec<Chunk>,
+}
+
+/// What one round of the live method found changed.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct RoundManifest {
+    /// Counted from the attempt's first.
+    pub number: u32,
+    /// Length of its stream, bytes.
+    pub size: u64,
+    /// The root of all its chunks.
+    pub root: [u8; 32],
+    /// Its chunks in order, or the first page of them.
+    pub chunks: Vec<Chunk>,
+    /// All of its chunks that are not zeros, when that was asked for and they are small together.
+    pub whole: Option<Batch>,
 }
 
 /// Why a manifest is refused: always the source's fault.
@@ -53,27 +67,55 @@ pub enum ManifestError {
     Layers,
     #[error("a layer is described that the image does not have, or twice")]
     ForeignLayer,
-    #[error("a layer is empty or larger than {MAX_LAYER} bytes")]
+    #[error("a layer is empty or larger than {MAX_BLOB} bytes")]
     LayerSize,
-    #[error("a layer's chunk hashes do not cover its size")]
-    Chunks,
-    #[error("too many chunk hashes in one manifest")]
-    TooManyHashes,
+    #[error(transparent)]
+    Chunks(#[from] ChunkListError),
+    #[error("too many chunks in one manifest")]
+    TooManyChunks,
 }
 
-impl LayerManifest {
-    /// How many chunks a layer of that size has.
-    #[must_use]
-    pub fn chunk_count(size: u64) -> u64 {
-        size.div_ceil(CHUNK_SIZE as u64)
+impl RoundManifest {
+    /// The description of a round, with its bytes if they are at most `inline`, itself no more than [`MAX_INLINE`].
+    ///
+    /// # Errors
+    /// The blob cannot be read.
+    pub fn of(number: u32, blob: &Chunked, inline: usize) -> std::io::Result<Self> {
+        let chunks = blob.chunks();
+        let whole = if blob.size() <= inline.min(MAX_INLINE) as u64 {
+            let indices: Vec<u32> = (0..)
+                .zip(chunks)
+                .filter(|(_, chunk)| !chunk.is_zero())
+                .map(|(index, _)| index)
+                .collect();
+            blob.bytes(&indices, MAX_INLINE).transpose()?.map(Batch::pack)
+        } else {
+            None
+        };
+        Ok(Self {
+            number,
+            size: blob.size(),
+            root: blob.root(),
+            chunks: chunks[..chunks.len().min(CHUNKS_PER_PAGE)].to_vec(),
+            whole,
+        })
     }
 
-    /// Length of chunk `index`, bytes; 0 past the end.
-    #[must_use]
-    #[allow(clippy::cast_possible_truncation, reason = "at most CHUNK_SIZE")]
-    pub fn chunk_len(size: u64, index: u64) -> usize {
-        size.saturating_sub(index.saturating_mul(CHUNK_SIZE as u64))
-            .min(CHUNK_SIZE as u64) as usize
+    /// Checks what can be checked before the rest of the list is there.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        if self.chunks.len() > CHUNKS_PER_PAGE {
+            return Err(ManifestError::TooManyChunks);
+        }
+        chunk::check(self.size, &self.chunks, self.chunks.len() < CHUNKS_PER_PAGE)?;
+        Ok(())
+    }
+
+    pub(super) fn wire_len(&self) -> usize {
+        let whole = self.whole.as_ref().map_or(0, Batch::wire_len);
+        4 + 8 + 32 + 4 + Chunk::ENCODED * self.chunks.len() + 1 + whole
     }
 }
 
@@ -94,8 +136,8 @@ impl ImageManifest {
         if config.diff_ids != self.diff_ids {
             return Err(ManifestError::Layers);
         }
-        if self.layers.iter().map(|layer| layer.chunks.len()).sum::<usize>() > INLINE_HASHES {
-            return Err(ManifestError::TooManyHashes);
+        if self.layers.iter().map(|layer| layer.chunks.len()).sum::<usize>() > INLINE_CHUNKS {
+            return Err(ManifestError::TooManyChunks);
         }
         let known: BTreeSet<_> = self.diff_ids.iter().collect();
         let mut seen = BTreeSet::new();
@@ -103,13 +145,10 @@ impl ImageManifest {
             if !known.contains(&layer.diff_id) || !seen.insert(layer.diff_id) {
                 return Err(ManifestError::ForeignLayer);
             }
-            if layer.size == 0 || layer.size > MAX_LAYER {
+            if layer.size == 0 || layer.size > MAX_BLOB {
                 return Err(ManifestError::LayerSize);
             }
-            let expect = LayerManifest::chunk_count(layer.size);
-            if !layer.chunks.is_empty() && layer.chunks.len() as u64 != expect {
-                return Err(ManifestError::Chunks);
-            }
+            chunk::check(layer.size, &layer.chunks, !layer.chunks.is_empty())?;
         }
         Ok(self.identity())
     }
@@ -133,7 +172,7 @@ impl ImageManifest {
         let layers: usize = self
             .layers
             .iter()
-            .map(|layer| 32 + 8 + 4 + 32 * layer.chunks.len())
+            .map(|layer| 32 + 8 + 4 + Chunk::ENCODED * layer.chunks.len())
             .sum();
         4 + self.config.len() + 4 + 32 * self.diff_ids.len() + 4 + layers
     }
@@ -142,9 +181,17 @@ impl ImageManifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::{MAX_CHUNK, MIN_CHUNK};
 
     fn digest(n: u8) -> Digest {
         Digest([n; 32])
+    }
+
+    fn chunk(len: usize) -> Chunk {
+        Chunk {
+            hash: [1; 32],
+            len: len as u32,
+        }
     }
 
     fn manifest() -> ImageManifest {
@@ -155,28 +202,13 @@ mod tests {
         );
         let layers = vec![LayerManifest {
             diff_id: digest(2),
-            size: CHUNK_SIZE as u64 + 1,
-            chunks: vec![[0; 32]; 2],
+            size: MIN_CHUNK as u64 + 1,
+            chunks: vec![chunk(MIN_CHUNK), chunk(1)],
         }];
         ImageManifest {
             config: config.into_bytes(),
             diff_ids,
             layers,
-        }
-    }
-
-    #[test]
-    fn chunk_lengths_cover_the_layer() {
-        let chunk = CHUNK_SIZE as u64;
-        for (size, count, last) in [
-            (1, 1, 1),
-            (chunk, 1, chunk),
-            (chunk + 1, 2, 1),
-            (3 * chunk, 3, chunk),
-        ] {
-            assert_eq!(LayerManifest::chunk_count(size), count);
-            assert_eq!(LayerManifest::chunk_len(size, count - 1) as u64, last);
-            assert_eq!(LayerManifest::chunk_len(size, count), 0);
         }
     }
 
@@ -216,17 +248,50 @@ mod tests {
                 ManifestError::ForeignLayer,
             ),
             (|m| m.layers[0].size = 0, ManifestError::LayerSize),
-            (|m| m.layers[0].size += CHUNK_SIZE as u64, ManifestError::Chunks),
             (
-                |m| m.layers[0].chunks = vec![[0; 32]; INLINE_HASHES + 1],
-                ManifestError::TooManyHashes,
+                |m| m.layers[0].size -= 1,
+                ManifestError::Chunks(ChunkListError::Cover),
+            ),
+            (
+                |m| m.layers[0].chunks = vec![chunk(MIN_CHUNK); INLINE_CHUNKS + 1],
+                ManifestError::TooManyChunks,
             ),
         ];
         for (row, (edit, expect)) in rows.into_iter().enumerate() {
             assert_eq!(change(edit), Err(expect), "row {row}");
         }
         let mut huge = manifest();
-        huge.layers[0].size = MAX_LAYER + 1;
+        huge.layers[0].size = MAX_BLOB + 1;
         assert_eq!(huge.validate(), Err(ManifestError::LayerSize));
+    }
+
+    #[test]
+    fn a_round_must_fit_its_list() {
+        let round = RoundManifest {
+            number: 1,
+            size: MIN_CHUNK as u64 + 1,
+            root: [0; 32],
+            chunks: vec![chunk(MIN_CHUNK), chunk(1)],
+            whole: None,
+        };
+        assert_eq!(round.validate(), Ok(()));
+        let cover = Err(ManifestError::Chunks(ChunkListError::Cover));
+        let shorter = RoundManifest {
+            size: round.size - 1,
+            ..round.clone()
+        };
+        assert_eq!(shorter.validate(), cover);
+        let first_page = RoundManifest {
+            size: (CHUNKS_PER_PAGE * MAX_CHUNK) as u64 + 1,
+            chunks: vec![chunk(MAX_CHUNK); CHUNKS_PER_PAGE],
+            ..round.clone()
+        };
+        assert_eq!(first_page.validate(), Ok(()));
+        let too_many = RoundManifest {
+            size: MAX_BLOB,
+            chunks: vec![chunk(MIN_CHUNK); CHUNKS_PER_PAGE + 1],
+            ..round
+        };
+        assert_eq!(too_many.validate(), Err(ManifestError::TooManyChunks));
     }
 }

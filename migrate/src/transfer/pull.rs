@@ -1,43 +1,81 @@
-//! The destination's side: a few requests in flight, every chunk verified before it is written.
+//! The destination's side: asks for what is not here, verifies each chunk, gives it on in order.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::fs::File;
 use std::future::Future;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use tokio::sync::{Mutex, mpsc};
 
-use super::manifest::{CHUNK_SIZE, ImageManifest, LayerManifest, ManifestError};
-use super::wire::{ChunkData, TransferBody, TransferRequest, TransferResponse, WhichImage, WireError};
-use crate::image::export::{hash_file, layer_path};
+use super::chunk::{self, Chunk, ChunkListError};
+use super::manifest::{ImageManifest, LayerManifest, ManifestError, RoundManifest};
+use super::pack::Pack;
+use super::window::Window;
+use super::wire::{
+    BlobId, CHUNKS_PER_PAGE, TransferBody, TransferRequest, TransferResponse, WhichImage, WireError,
+};
+use crate::image::export::{Part, Pieces, hash_file, hash_into, layer_path};
 use crate::image::{Digest, Identity, LayerFile};
 
-/// Chunks in one request.
-const CHUNKS_PER_REQUEST: usize = 2;
-/// Requests in flight: enough to fill a link of tens of milliseconds, few enough that relayed
-/// requests and gossip on the same connection do not queue behind an image.
-const IN_FLIGHT: usize = 3;
+mod blob;
+mod plan;
 
-/// What came over the wire in a pull.
+/// Pieces of a layer between the pull and its file; when full, the pull waits.
+const PIECES: usize = 8;
+
+/// Gives readers of what is here anyway and may hold wanted chunks, the most promising first.
+pub type Seeds = Box<dyn Iterator<Item = Box<dyn Read + Send>> + Send>;
+
+/// What a pull took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Bytes of the blobs.
+    pub bytes: u64,
+    /// Bytes of the answers.
+    pub wire_bytes: u64,
+    /// Chunks that came.
+    pub chunks: u64,
+    /// Bytes of those chunks, uncompressed.
+    pub chunk_bytes: u64,
+    /// Chunks that were here already, from an earlier attempt, another blob or a seed.
+    pub reused: u64,
+    /// Chunks that were nothing but zeros.
+    pub zero: u64,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Figures {
+    /// Bytes of blobs per second; `None` when there is no time to tell.
+    #[must_use]
+    pub fn goodput(&self) -> Option<f64> {
+        let seconds = self.time.as_secs_f64();
+        (seconds > 0.0).then(|| self.bytes as f64 / seconds)
+    }
+
+    /// Adds those of another pull.
+    pub fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.wire_bytes += other.wire_bytes;
+        self.chunks += other.chunks;
+        self.chunk_bytes += other.chunk_bytes;
+        self.reused += other.reused;
+        self.zero += other.zero;
+        self.time += other.time;
+    }
+}
+
+/// The layers of a pull.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pulled {
     /// The layers, verified, as files in the spool.
     pub layers: BTreeMap<Digest, LayerFile>,
-    /// Bytes of the answers.
-    pub wire_bytes: u64,
-    /// Bytes of the layers themselves.
-    pub layer_bytes: u64,
-    /// Chunks that came.
-    pub chunks: u64,
-    /// Chunks that were here already, from an earlier attempt.
-    pub chunks_reused: u64,
-    /// Milliseconds it took.
-    pub ms: u64,
+    /// What they took.
+    pub figures: Figures,
 }
 
 /// Why a pull ended.
@@ -49,7 +87,7 @@ pub enum PullError {
     /// The source says no.
     #[error(transparent)]
     Refused(#[from] WireError),
-    /// The source describes an impossible image. Its fault.
+    /// The source describes an impossible image or round. Its fault.
     #[error("the source's manifest: {0}")]
     Manifest(#[from] ManifestError),
     /// The source answers something else than was asked. Its fault.
@@ -58,19 +96,22 @@ pub enum PullError {
     /// The source does not offer a layer that is lacking here.
     #[error("the source does not offer layer {0}, and it is not here")]
     NotOffered(Digest),
-    /// A chunk is not what the manifest says. The source's fault.
-    #[error("chunk {index} of layer {layer} is not what the source's manifest says")]
+    /// Chunks are not what the manifest says. The source's fault.
+    #[error("chunk {index} of {blob:?} is not what the source's manifest says")]
     WrongChunk {
-        /// The layer.
-        layer: Digest,
-        /// The chunk.
+        /// The blob.
+        blob: BlobId,
+        /// The chunk, or the first of those that came together.
         index: u32,
     },
     /// All chunks fit the manifest, but the layer is not the one that the config names. Its fault.
     #[error("layer {0} came whole and is not what its digest says")]
     WrongLayer(Digest),
+    /// Whoever takes the bytes has gone.
+    #[error("what is pulled is not taken any more")]
+    Sink,
     /// The spool.
-    #[error("writing a layer into {}: {source}", path.display())]
+    #[error("writing what is pulled into {}: {source}", path.display())]
     Io {
         /// Where.
         path: PathBuf,
@@ -86,31 +127,65 @@ impl PullError {
     pub fn peer_fault(&self) -> bool {
         match self {
             Self::Manifest(_) | Self::OtherAnswer | Self::WrongChunk { .. } | Self::WrongLayer(_) => true,
-            Self::Fetch(_) | Self::Refused(_) | Self::NotOffered(_) | Self::Io { .. } => false,
+            Self::Fetch(_) | Self::Refused(_) | Self::NotOffered(_) | Self::Sink | Self::Io { .. } => false,
+        }
+    }
+
+    fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
         }
     }
 }
 
-/// One attempt's pulls into one spool. `F` sends a request to the source and gives its answer.
-pub struct Pull<'a, F> {
+impl From<ChunkListError> for PullError {
+    fn from(error: ChunkListError) -> Self {
+        Self::Manifest(error.into())
+    }
+}
+
+/// One attempt's pulls from one source. `F` sends a request to it and gives its answer.
+///
+/// One blob at a time: a second one waits. What is known of the link is kept from blob to blob.
+pub struct Pull<F> {
     attempt: [u8; 16],
-    spool: &'a Path,
+    spool: PathBuf,
+    pack: Arc<Pack>,
+    window: Mutex<Window>,
     fetch: F,
 }
 
-impl<'a, F, Fut, E> Pull<'a, F>
+impl<F, Fut, E> Pull<F>
 where
     F: Fn(TransferRequest) -> Fut + Sync,
     Fut: Future<Output = Result<TransferResponse, E>> + Send,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    /// Pulls of that attempt, into a directory of its own.
-    pub fn new(attempt: [u8; 16], spool: &'a Path, fetch: F) -> Self {
+    /// Pulls of that attempt. Layers go into the folder `spool`; chunks are kept in `pack`, which may be
+    /// that of an earlier attempt.
+    pub fn new(attempt: [u8; 16], spool: &Path, pack: Arc<Pack>, fetch: F) -> Self {
         Self {
             attempt,
-            spool,
+            spool: spool.to_owned(),
+            pack,
+            window: Mutex::new(Window::new(Instant::now(), None)),
             fetch,
         }
+    }
+
+    /// Takes no more than that many bytes per second off the link.
+    #[must_use]
+    pub fn capped(mut self, bytes_per_second: u64) -> Self {
+        self.window = Mutex::new(Window::new(Instant::now(), Some(bytes_per_second)));
+        self
+    }
+
+    /// What is known of the link's round trip from elsewhere: a question to a source that has work to do for it tells none.
+    #[must_use]
+    pub fn over(mut self, round_trip: Duration) -> Self {
+        self.window.get_mut().small(round_trip, 0);
+        self
     }
 
     /// Asks for an image's manifest and checks it. Gives its identity and the bytes it took.
@@ -118,7 +193,7 @@ where
     /// # Errors
     /// The source does not answer, refuses, or describes an impossible image.
     pub async fn manifest(&self, which: WhichImage) -> Result<(ImageManifest, Identity, u64), PullError> {
-        let (answer, wire_bytes) = self.ask(TransferBody::Manifest { which }).await?;
+        let (answer, wire_bytes) = self.ask_small(TransferBody::Manifest { which }).await?;
         let TransferResponse::Manifest(manifest) = answer else {
             return Err(PullError::OtherAnswer);
         };
@@ -126,135 +201,197 @@ where
         Ok((manifest, identity, wire_bytes))
     }
 
-    /// Pulls those layers of a checked manifest that are lacking here. Dropping the future stops the
-    /// pull; whole layers stay in the spool and are not asked for again.
+    /// Asks for a round's description and checks it; with `inline` its bytes come along if they are few.
+    ///
+    /// # Errors
+    /// The source does not answer, refuses, or describes an impossible round.
+    pub async fn round(&self, number: u32, inline: bool) -> Result<RoundManifest, PullError> {
+        // The source looks through its files before it answers: that tells nothing of the link.
+        let (answer, _) = self.ask(TransferBody::Round { number, inline }).await?;
+        let TransferResponse::Round(round) = answer else {
+            return Err(PullError::OtherAnswer);
+        };
+        if round.number != number {
+            return Err(PullError::OtherAnswer);
+        }
+        round.validate()?;
+        Ok(round)
+    }
+
+    /// Pulls a round's bytes into `sink`, in order, from the first to the last. The description may have
+    /// come with another message as well; it is checked here. `sink` is closed at the end, and earlier
+    /// when the pull fails: the stream must tell its own end.
+    ///
+    /// # Errors
+    /// As [`blob`](Self::blob).
+    pub async fn stream(
+        &self,
+        round: RoundManifest,
+        sink: mpsc::Sender<Bytes>,
+    ) -> Result<Figures, PullError> {
+        let began = Instant::now();
+        round.validate()?;
+        let mut figures = Figures {
+            wire_bytes: round.wire_len() as u64,
+            ..Figures::default()
+        };
+        let blob = BlobId::Round(round.number);
+        let (chunks, paged) = self.list(blob, round.size, round.chunks).await?;
+        if chunk::root(&chunks) != round.root {
+            return Err(ChunkListError::Root.into());
+        }
+        figures.wire_bytes += paged;
+        let came = match round.whole {
+            Some(batch) => {
+                let indices = (0..).zip(&chunks).filter(|(_, chunk)| !chunk.is_zero());
+                let indices: Vec<u32> = indices.map(|(index, _)| index).collect();
+                blob::open(&self.pack, blob, &chunks, indices, batch).await?
+            }
+            None => Vec::new(),
+        };
+        figures.add(&self.run(blob, &chunks, came, sink).await?);
+        figures.time = began.elapsed();
+        Ok(figures)
+    }
+
+    /// Pulls a blob's chunks that are not here, and gives all its bytes to `sink` in order while they
+    /// come. Dropping the future stops the pull; verified chunks stay in the pack.
     ///
     /// # Errors
     /// The first thing that goes wrong; [`PullError::peer_fault`] says whose fault it is.
-    pub async fn layers(&self, manifest: &ImageManifest, lacking: &[Digest]) -> Result<Pulled, PullError> {
+    pub async fn blob(
+        &self,
+        blob: BlobId,
+        chunks: &[Chunk],
+        sink: mpsc::Sender<Bytes>,
+    ) -> Result<Figures, PullError> {
+        self.run(blob, chunks, Vec::new(), sink).await
+    }
+
+    /// Pulls those layers of a checked manifest that are lacking here. Dropping the future stops the
+    /// pull; whole layers stay in the spool, and verified chunks in the pack. Their chunks are looked for in
+    /// `seeds` first; reading those costs time, so there are none for what a cut waits for.
+    ///
+    /// # Errors
+    /// The first thing that goes wrong; [`PullError::peer_fault`] says whose fault it is.
+    pub async fn layers(
+        &self,
+        manifest: &ImageManifest,
+        lacking: &[Digest],
+        seeds: Option<Seeds>,
+    ) -> Result<Pulled, PullError> {
         let began = Instant::now();
         let mut pulled = Pulled::default();
+        let mut wanted: Vec<(&LayerManifest, Vec<Chunk>)> = Vec::new();
         for diff_id in lacking {
-            if !pulled.layers.contains_key(diff_id) {
-                let layer = manifest.layer(diff_id).ok_or(PullError::NotOffered(*diff_id))?;
-                let file = self.layer(layer, &mut pulled).await?;
-                pulled.layer_bytes += file.size;
-                pulled.layers.insert(*diff_id, file);
+            let known = wanted.iter().any(|(layer, _)| layer.diff_id == *diff_id);
+            if known || pulled.layers.contains_key(diff_id) {
+                continue;
             }
+            let layer = manifest.layer(diff_id).ok_or(PullError::NotOffered(*diff_id))?;
+            if let Some(file) = self.here(layer).await {
+                pulled.figures.reused += layer.chunks.len() as u64;
+                pulled.figures.bytes += file.size;
+                pulled.layers.insert(*diff_id, file);
+                continue;
+            }
+            let blob = BlobId::Layer(*diff_id);
+            let (chunks, paged) = self.list(blob, layer.size, layer.chunks.clone()).await?;
+            pulled.figures.wire_bytes += paged;
+            wanted.push((layer, chunks));
         }
-        pulled.ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(seeds) = seeds {
+            self.seed(wanted.iter().flat_map(|(_, chunks)| chunks), seeds)
+                .await?;
+        }
+        for (layer, chunks) in wanted {
+            let file = self.layer(layer.diff_id, &chunks, &mut pulled.figures).await?;
+            pulled.layers.insert(layer.diff_id, file);
+        }
+        pulled.figures.time = began.elapsed();
         Ok(pulled)
     }
 
-    async fn layer(&self, layer: &LayerManifest, pulled: &mut Pulled) -> Result<LayerFile, PullError> {
-        let (diff_id, size) = (layer.diff_id, layer.size);
-        let path = layer_path(self.spool, &diff_id);
-        let count = LayerManifest::chunk_count(size);
-        if self.is_here(&path, size, diff_id).await {
-            pulled.chunks_reused += count;
-            return Ok(LayerFile { path, size });
-        }
-        let hashes = Arc::new(self.hashes(layer, pulled).await?);
-        let part = path.with_extension("part");
-        let file = Arc::new(self.disk(&part, |part| {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(part)?;
-            file.set_len(size).map(|()| file)
-        })?);
-        let count = u32::try_from(count).map_err(|_| ManifestError::LayerSize)?;
-        let batches = (0..count).step_by(CHUNKS_PER_REQUEST).map(|from| {
-            let to = count.min(from + CHUNKS_PER_REQUEST as u32);
-            (from..to).collect::<Vec<_>>()
-        });
-        let mut answers = futures::stream::iter(batches)
-            .map(|indices| async move {
-                let body = TransferBody::Chunks {
-                    layer: diff_id,
-                    indices: indices.clone(),
-                };
-                self.ask(body).await.map(|answer| (indices, answer))
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((indices, (answer, wire_bytes))) = answers.try_next().await? {
-            let TransferResponse::Chunks(chunks) = answer else {
-                return Err(PullError::OtherAnswer);
-            };
-            if chunks.len() != indices.len() {
-                return Err(PullError::OtherAnswer);
+    async fn layer(
+        &self,
+        diff_id: Digest,
+        chunks: &[Chunk],
+        figures: &mut Figures,
+    ) -> Result<LayerFile, PullError> {
+        let (sink, pieces) = mpsc::channel(PIECES);
+        let spool = self.spool.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let mut part = Part::create(&spool)?;
+            let (found, size) = hash_into(Pieces::new(pieces), Some(&mut part.file))?;
+            if found != diff_id {
+                return Ok(None);
             }
-            pulled.wire_bytes += wire_bytes;
-            pulled.chunks += chunks.len() as u64;
-            let (file, hashes) = (Arc::clone(&file), Arc::clone(&hashes));
-            let written = blocking(move || {
-                for (index, chunk) in indices.into_iter().zip(chunks) {
-                    let wrong = PullError::WrongChunk {
-                        layer: diff_id,
-                        index,
-                    };
-                    let offset = u64::from(index) * CHUNK_SIZE as u64;
-                    let len = LayerManifest::chunk_len(size, u64::from(index));
-                    let bytes = open_chunk(chunk, len).ok_or(wrong)?;
-                    if hashes.get(index as usize) != Some(blake3::hash(&bytes).as_bytes()) {
-                        return Err(PullError::WrongChunk {
-                            layer: diff_id,
-                            index,
-                        });
-                    }
-                    file.write_all_at(&bytes, offset).map_err(PullError::spool)?;
-                }
-                Ok(())
-            });
-            written.await.map_err(|error| error.at(&part))?;
-        }
-        drop(answers);
-        let whole = part.clone();
-        let found = blocking(move || hash_file(&whole).map_err(PullError::spool))
-            .await
-            .map_err(|error| error.at(&part))?;
-        if found != diff_id {
-            let _ = std::fs::remove_file(&part);
-            return Err(PullError::WrongLayer(diff_id));
-        }
-        self.disk(&part, |part| std::fs::rename(part, &path))?;
-        Ok(LayerFile { path, size })
+            let path = part.persist(&layer_path(&spool, &diff_id))?;
+            Ok(Some(LayerFile { path, size }))
+        });
+        let took = self.blob(BlobId::Layer(diff_id), chunks, sink).await;
+        let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        // A full disk closes the sink: it is the reason then.
+        let file = written.map_err(|source| PullError::io(&self.spool, source))?;
+        figures.add(&took?);
+        file.ok_or(PullError::WrongLayer(diff_id))
     }
 
     /// A whole layer from an earlier attempt.
-    async fn is_here(&self, path: &Path, size: u64, diff_id: Digest) -> bool {
-        let path = path.to_owned();
-        let same = blocking(move || {
+    async fn here(&self, layer: &LayerManifest) -> Option<LayerFile> {
+        let (path, size, diff_id) = (layer_path(&self.spool, &layer.diff_id), layer.size, layer.diff_id);
+        let look = move || {
             let here = std::fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() == size);
-            Ok(here && hash_file(&path).is_ok_and(|found| found == diff_id))
-        });
-        same.await.unwrap_or(false)
+            (here && hash_file(&path).is_ok_and(|found| found == diff_id)).then_some(LayerFile { path, size })
+        };
+        tokio::task::spawn_blocking(look).await.ok().flatten()
     }
 
-    /// The layer's chunk hashes: from the manifest, or page by page.
-    async fn hashes(&self, layer: &LayerManifest, pulled: &mut Pulled) -> Result<Vec<[u8; 32]>, PullError> {
-        let mut hashes = layer.chunks.clone();
-        let count = LayerManifest::chunk_count(layer.size);
-        while (hashes.len() as u64) < count {
-            let from = u32::try_from(hashes.len()).map_err(|_| ManifestError::LayerSize)?;
-            let (answer, wire_bytes) = self
-                .ask(TransferBody::Hashes {
-                    layer: layer.diff_id,
-                    from,
-                })
-                .await?;
-            let TransferResponse::Hashes(page) = answer else {
+    async fn seed(&self, wanted: impl Iterator<Item = &Chunk>, seeds: Seeds) -> Result<(), PullError> {
+        let wanted: Vec<Chunk> = wanted.copied().collect();
+        let pack = Arc::clone(&self.pack);
+        let looking = tokio::task::spawn_blocking(move || pack.seed(&wanted, seeds));
+        let found = looking.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let found = found.map_err(|source| PullError::io(self.pack.path(), source))?;
+        tracing::debug!(found, "chunks found in what is here");
+        Ok(())
+    }
+
+    /// A blob's list of chunks, whose beginning is known, and the bytes that the rest took.
+    async fn list(
+        &self,
+        blob: BlobId,
+        size: u64,
+        mut chunks: Vec<Chunk>,
+    ) -> Result<(Vec<Chunk>, u64), PullError> {
+        let mut wire_bytes = 0;
+        let mut covered: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
+        while covered < size {
+            let from = u32::try_from(chunks.len()).map_err(|_| ChunkListError::Size)?;
+            let (answer, wire) = self.ask(TransferBody::Page { blob, from }).await?;
+            let TransferResponse::Page(page) = answer else {
                 return Err(PullError::OtherAnswer);
             };
-            if page.is_empty() || (hashes.len() + page.len()) as u64 > count {
-                return Err(ManifestError::Chunks.into());
+            if page.is_empty() || page.len() > CHUNKS_PER_PAGE {
+                return Err(ChunkListError::Cover.into());
             }
-            pulled.wire_bytes += wire_bytes;
-            hashes.extend(page);
+            chunk::check(size - covered, &page, false)?;
+            wire_bytes += wire;
+            covered += page.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+            chunks.extend(page);
         }
-        Ok(hashes)
+        chunk::check(size, &chunks, true)?;
+        Ok((chunks, wire_bytes))
+    }
+
+    /// Asks something whose answer tells the link's round trip.
+    async fn ask_small(&self, body: TransferBody) -> Result<(TransferResponse, u64), PullError> {
+        let asked = Instant::now();
+        let answer = self.ask(body).await?;
+        if let Ok(mut window) = self.window.try_lock() {
+            window.small(asked.elapsed(), answer.1);
+        }
+        Ok(answer)
     }
 
     async fn ask(&self, body: TransferBody) -> Result<(TransferResponse, u64), PullError> {
@@ -270,54 +407,5 @@ where
             TransferResponse::Refused(why) => Err(why.into()),
             answer => Ok((answer, wire_bytes)),
         }
-    }
-
-    fn disk<T>(&self, path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, PullError> {
-        work(path).map_err(|source| PullError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    }
-}
-
-impl PullError {
-    fn spool(source: io::Error) -> Self {
-        Self::Io {
-            path: PathBuf::new(),
-            source,
-        }
-    }
-
-    /// Names the file where a thread could not.
-    fn at(self, file: &Path) -> Self {
-        match self {
-            Self::Io { source, .. } => Self::Io {
-                path: file.to_owned(),
-                source,
-            },
-            other => other,
-        }
-    }
-}
-
-/// The chunk's plain bytes, if there are exactly as many as there must be. Never makes more room
-/// than that, whatever the frame claims.
-fn open_chunk(chunk: ChunkData, len: usize) -> Option<Vec<u8>> {
-    let bytes = if chunk.zstd {
-        zstd::bulk::decompress(&chunk.bytes, len).ok()?
-    } else {
-        chunk.bytes
-    };
-    (bytes.len() == len).then_some(bytes)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
-) -> Result<T, PullError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(PullError::spool(io::Error::other(
-            "the writing thread was broken off",
-        ))),
     }
 }

@@ -1,32 +1,29 @@
-//! The source's side: exported layers on disk, answered chunk by chunk.
+//! The source's side: blobs on disk, answered chunk by chunk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::manifest::{CHUNK_SIZE, INLINE_HASHES, ImageManifest, LayerManifest};
+use super::batch::Batch;
+use super::chunk::{Chunk, Chunked};
+use super::manifest::{INLINE_CHUNKS, ImageManifest, LayerManifest, RoundManifest};
 use super::wire::{
-    ChunkData, HASHES_PER_PAGE, MAX_CHUNKS_PER_REQUEST, TransferBody, TransferResponse, WhichImage, WireError,
+    BlobId, CHUNKS_PER_PAGE, MAX_BATCH, MAX_CHUNKS_PER_REQUEST, TransferBody, TransferResponse, WhichImage,
+    WireError,
 };
-use crate::image::{Digest, Exported, LayerFile};
+use crate::image::{Digest, Exported};
 
-/// Compression effort: at this level one core compresses faster than any link here carries.
-const ZSTD_LEVEL: i32 = 3;
+/// Bytes of a round that come along when they may: all else on the connection waits behind them.
+const SMALL_ROUND: usize = 128 * 1024;
+/// Most rounds that an attempt offers at a time.
+pub const MAX_ROUNDS: usize = 16;
 
 /// One exported image, ready to be pulled. Keeps its files open, so the spool may be emptied.
 #[derive(Debug)]
 pub struct LayerStore {
     manifest: ImageManifest,
-    layers: BTreeMap<Digest, Layer>,
-}
-
-#[derive(Debug)]
-struct Layer {
-    file: Arc<File>,
-    size: u64,
-    chunks: Vec<[u8; 32]>,
+    layers: BTreeMap<Digest, Arc<Chunked>>,
 }
 
 /// Why an exported image cannot be served.
@@ -41,7 +38,7 @@ pub enum ServeError {
 }
 
 impl LayerStore {
-    /// Opens the exported layers and hashes their chunks.
+    /// Opens the exported layers and cuts them into chunks.
     ///
     /// # Errors
     /// A layer file cannot be read.
@@ -55,15 +52,20 @@ impl LayerStore {
     fn read(exported: Exported) -> Result<Self, ServeError> {
         let mut layers = BTreeMap::new();
         for (diff_id, file) in exported.layers {
-            layers.insert(diff_id, Layer::open(&file)?);
+            let blob = Chunked::read(File::open(&file.path)?)?;
+            layers.insert(diff_id, Arc::new(blob));
         }
-        let inline = layers.values().map(|layer| layer.chunks.len()).sum::<usize>() <= INLINE_HASHES;
+        let inline = layers.values().map(|blob| blob.chunks().len()).sum::<usize>() <= INLINE_CHUNKS;
         let described = layers
             .iter()
-            .map(|(diff_id, layer)| LayerManifest {
+            .map(|(diff_id, blob)| LayerManifest {
                 diff_id: *diff_id,
-                size: layer.size,
-                chunks: if inline { layer.chunks.clone() } else { Vec::new() },
+                size: blob.size(),
+                chunks: if inline {
+                    blob.chunks().to_vec()
+                } else {
+                    Vec::new()
+                },
             })
             .collect();
         let manifest = ImageManifest {
@@ -79,34 +81,10 @@ impl LayerStore {
     pub fn manifest(&self) -> &ImageManifest {
         &self.manifest
     }
-
-    fn page(&self, layer: &Digest, from: u32) -> Option<Vec<[u8; 32]>> {
-        let chunks = &self.layers.get(layer)?.chunks;
-        let from = usize::try_from(from).ok().filter(|from| *from < chunks.len())?;
-        let to = chunks.len().min(from + HASHES_PER_PAGE as usize);
-        Some(chunks[from..to].to_vec())
-    }
 }
 
-impl Layer {
-    fn open(layer: &LayerFile) -> io::Result<Self> {
-        let file = File::open(&layer.path)?;
-        let mut buffer = vec![0; CHUNK_SIZE];
-        let mut chunks = Vec::new();
-        for index in 0..LayerManifest::chunk_count(layer.size) {
-            let chunk = &mut buffer[..LayerManifest::chunk_len(layer.size, index)];
-            file.read_exact_at(chunk, index * CHUNK_SIZE as u64)?;
-            chunks.push(*blake3::hash(chunk).as_bytes());
-        }
-        Ok(Self {
-            file: Arc::new(file),
-            size: layer.size,
-            chunks,
-        })
-    }
-}
-
-/// The stores of one attempt. The final one appears when the container has been committed.
+/// What one attempt offers. It grows while the attempt goes on: the final image appears when the
+/// container has been committed, rounds come and go.
 #[derive(Debug, Clone, Default)]
 pub struct AttemptStores {
     /// The pinned base.
@@ -115,91 +93,108 @@ pub struct AttemptStores {
     pub running: Option<Arc<LayerStore>>,
     /// The committed image.
     pub last: Option<Arc<LayerStore>>,
+    /// Rounds of the live method, by number; see [`put_round`](Self::put_round).
+    pub rounds: BTreeMap<u32, Arc<Chunked>>,
 }
 
 impl AttemptStores {
     /// Whether that image can be pulled already.
     #[must_use]
     pub fn has(&self, which: WhichImage) -> bool {
-        match which {
-            WhichImage::Base => self.base.is_some(),
-            WhichImage::Running => self.running.is_some(),
-            WhichImage::Final => self.last.is_some(),
+        self.image(which).is_some()
+    }
+
+    /// Offers a round. With more than [`MAX_ROUNDS`] the oldest goes.
+    pub fn put_round(&mut self, number: u32, blob: Arc<Chunked>) {
+        self.rounds.insert(number, blob);
+        while self.rounds.len() > MAX_ROUNDS {
+            self.rounds.pop_first();
         }
+    }
+
+    /// Takes back all rounds before `number`: the destination has them.
+    pub fn drop_rounds(&mut self, number: u32) {
+        self.rounds = self.rounds.split_off(&number);
     }
 
     /// Answers one request. Whoever calls this has checked that the peer may ask.
     pub async fn answer(&self, body: TransferBody) -> TransferResponse {
+        let refused = TransferResponse::Refused;
         match body {
-            TransferBody::Manifest { which } => {
-                let store = match which {
-                    WhichImage::Base => &self.base,
-                    WhichImage::Running => &self.running,
-                    WhichImage::Final => &self.last,
+            TransferBody::Manifest { which } => match self.image(which) {
+                Some(store) => TransferResponse::Manifest(store.manifest.clone()),
+                None => refused(WireError::NotReady),
+            },
+            TransferBody::Page { blob, from } => match self.blob(&blob).and_then(|blob| page(&blob, from)) {
+                Some(page) => TransferResponse::Page(page),
+                None => refused(WireError::UnknownBlob),
+            },
+            TransferBody::Chunks { blob, indices } => {
+                if indices.is_empty() || indices.len() > MAX_CHUNKS_PER_REQUEST {
+                    return refused(WireError::BadRequest);
+                }
+                let Some(blob) = self.blob(&blob) else {
+                    return refused(WireError::UnknownBlob);
                 };
-                match store {
-                    Some(store) => TransferResponse::Manifest(store.manifest.clone()),
-                    None => TransferResponse::Refused(WireError::NotReady),
-                }
+                working(move || chunks(&blob, &indices)).await
             }
-            TransferBody::Hashes { layer, from } => {
-                match self.stores().find_map(|store| store.page(&layer, from)) {
-                    Some(page) => TransferResponse::Hashes(page),
-                    None => TransferResponse::Refused(WireError::UnknownLayer),
-                }
+            TransferBody::Round { number, inline } => {
+                let Some(blob) = self.rounds.get(&number).cloned() else {
+                    let passed = self
+                        .rounds
+                        .first_key_value()
+                        .is_some_and(|(first, _)| number < *first);
+                    return refused(if passed {
+                        WireError::UnknownBlob
+                    } else {
+                        WireError::NotReady
+                    });
+                };
+                let inline = if inline { SMALL_ROUND } else { 0 };
+                working(move || RoundManifest::of(number, &blob, inline).map(TransferResponse::Round)).await
             }
-            TransferBody::Chunks { layer, indices } => self.chunks(&layer, indices).await,
         }
     }
 
-    fn stores(&self) -> impl Iterator<Item = &LayerStore> {
-        self.last
-            .iter()
-            .chain(&self.running)
-            .chain(&self.base)
-            .map(AsRef::as_ref)
+    fn image(&self, which: WhichImage) -> Option<&Arc<LayerStore>> {
+        match which {
+            WhichImage::Base => self.base.as_ref(),
+            WhichImage::Running => self.running.as_ref(),
+            WhichImage::Final => self.last.as_ref(),
+        }
     }
 
-    async fn chunks(&self, layer: &Digest, indices: Vec<u32>) -> TransferResponse {
-        if indices.is_empty() || indices.len() > MAX_CHUNKS_PER_REQUEST {
-            return TransferResponse::Refused(WireError::BadRequest);
-        }
-        let Some(layer) = self.stores().find_map(|store| store.layers.get(layer)) else {
-            return TransferResponse::Refused(WireError::UnknownLayer);
-        };
-        let count = LayerManifest::chunk_count(layer.size);
-        if indices.iter().any(|index| u64::from(*index) >= count) {
-            return TransferResponse::Refused(WireError::UnknownLayer);
-        }
-        let (file, size) = (Arc::clone(&layer.file), layer.size);
-        let read = tokio::task::spawn_blocking(move || {
-            indices
+    fn blob(&self, blob: &BlobId) -> Option<Arc<Chunked>> {
+        match blob {
+            BlobId::Layer(diff_id) => [&self.last, &self.running, &self.base]
                 .into_iter()
-                .map(|index| read_chunk(&file, size, u64::from(index)))
-                .collect::<io::Result<_>>()
-        });
-        match read.await {
-            Ok(Ok(chunks)) => TransferResponse::Chunks(chunks),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "an exported layer cannot be read");
-                TransferResponse::Refused(WireError::Internal)
-            }
-            Err(_) => TransferResponse::Refused(WireError::Internal),
+                .flatten()
+                .find_map(|store| store.layers.get(diff_id).cloned()),
+            BlobId::Round(number) => self.rounds.get(number).cloned(),
         }
     }
 }
 
-fn read_chunk(file: &File, size: u64, index: u64) -> io::Result<ChunkData> {
-    let mut bytes = vec![0; LayerManifest::chunk_len(size, index)];
-    file.read_exact_at(&mut bytes, index * CHUNK_SIZE as u64)?;
-    let packed = zstd::bulk::compress(&bytes, ZSTD_LEVEL)?;
-    // What does not shrink by a sixteenth is not worth the other end's time.
-    Ok(if packed.len() < bytes.len() - bytes.len() / 16 {
-        ChunkData {
-            zstd: true,
-            bytes: packed,
-        }
-    } else {
-        ChunkData { zstd: false, bytes }
+fn page(blob: &Chunked, from: u32) -> Option<Vec<Chunk>> {
+    let rest = blob.chunks().get(from as usize..)?;
+    (!rest.is_empty()).then(|| rest[..rest.len().min(CHUNKS_PER_PAGE)].to_vec())
+}
+
+fn chunks(blob: &Chunked, indices: &[u32]) -> io::Result<TransferResponse> {
+    Ok(match blob.bytes(indices, MAX_BATCH) {
+        Some(plain) => TransferResponse::Chunks(Batch::pack(plain?)),
+        None => TransferResponse::Refused(WireError::UnknownBlob),
     })
+}
+
+/// Reads and compresses on a blocking thread.
+async fn working(work: impl FnOnce() -> io::Result<TransferResponse> + Send + 'static) -> TransferResponse {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what is offered to a destination can't be read");
+            TransferResponse::Refused(WireError::Internal)
+        }
+        Err(_) => TransferResponse::Refused(WireError::Internal),
+    }
 }

@@ -2,17 +2,23 @@
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
-use super::manifest::ImageManifest;
+use super::batch::Batch;
+use super::chunk::Chunk;
+use super::manifest::{ImageManifest, RoundManifest};
 use crate::image::Digest;
 
 /// Largest request, bytes.
 pub const MAX_REQUEST: usize = 4 * 1024;
 /// Largest response, bytes.
 pub const MAX_RESPONSE: usize = 1024 * 1024;
-/// Most chunks that one request may name: their bytes fit in a response even uncompressed.
-pub const MAX_CHUNKS_PER_REQUEST: usize = 8;
-/// Most chunk hashes in one page.
-pub const HASHES_PER_PAGE: u32 = 16 * 1024;
+/// Most chunks that one request may name.
+pub const MAX_CHUNKS_PER_REQUEST: usize = 64;
+/// Most bytes that the chunks of one request may have together: they fit in a response uncompressed.
+pub const MAX_BATCH: usize = MAX_RESPONSE - 1024;
+/// Most chunks in one page of a list.
+pub const CHUNKS_PER_PAGE: usize = 16 * 1024;
+/// Most bytes of a round that may come along with its description.
+pub const MAX_INLINE: usize = MAX_RESPONSE - 64 * 1024;
 
 /// A question of a destination in the course of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -33,20 +39,38 @@ pub enum TransferBody {
         /// Which of them.
         which: WhichImage,
     } = 0,
-    /// A page of a layer's chunk hashes, for images whose hashes do not fit in the manifest.
-    Hashes {
-        /// The layer.
-        layer: Digest,
-        /// Index of the first hash.
+    /// A page of a blob's list of chunks, for blobs whose list does not fit in its description.
+    Page {
+        /// The blob.
+        blob: BlobId,
+        /// Index of the first chunk.
         from: u32,
     } = 1,
-    /// Chunks of one layer.
+    /// Chunks of one blob.
     Chunks {
-        /// The layer.
-        layer: Digest,
-        /// Indices, at most [`MAX_CHUNKS_PER_REQUEST`].
+        /// The blob.
+        blob: BlobId,
+        /// Indices, at most [`MAX_CHUNKS_PER_REQUEST`] and of at most [`MAX_BATCH`] bytes.
         indices: Vec<u32>,
     } = 2,
+    /// The description of a round of the live method.
+    Round {
+        /// Which of them.
+        number: u32,
+        /// Whether its bytes may come along, if they are few.
+        inline: bool,
+    } = 3,
+}
+
+/// What can be pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum BlobId {
+    /// The uncompressed tar of a layer.
+    Layer(Digest) = 0,
+    /// What a round of the live method has found changed.
+    Round(u32) = 1,
 }
 
 /// The images of an attempt.
@@ -69,21 +93,14 @@ pub enum WhichImage {
 pub enum TransferResponse {
     /// Answers `Manifest`.
     Manifest(ImageManifest) = 0,
-    /// Answers `Hashes`.
-    Hashes(Vec<[u8; 32]>) = 1,
+    /// Answers `Page`.
+    Page(Vec<Chunk>) = 1,
     /// Answers `Chunks`, in the order asked.
-    Chunks(Vec<ChunkData>) = 2,
+    Chunks(Batch) = 2,
     /// No, and why.
     Refused(WireError) = 3,
-}
-
-/// One chunk on its way.
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
-pub struct ChunkData {
-    /// Whether `bytes` are zstd-compressed.
-    pub zstd: bool,
-    /// The chunk.
-    pub bytes: Vec<u8>,
+    /// Answers `Round`.
+    Round(RoundManifest) = 4,
 }
 
 /// Why a source refuses; all that a peer is told.
@@ -94,17 +111,17 @@ pub enum WireError {
     /// Unknown attempt, or not of this peer.
     #[error("the source knows no such transfer")]
     UnknownAttempt = 0,
-    /// That image is not exported yet.
-    #[error("the source has not prepared that image yet")]
+    /// That image or round is not there yet.
+    #[error("the source has not prepared that image or round yet")]
     NotReady = 1,
-    /// Not a layer or chunk that it offered.
-    #[error("the source offers no such layer or chunk")]
-    UnknownLayer = 2,
+    /// Not a blob or chunk that it offers, or not any more.
+    #[error("the source offers no such layer, round or chunk")]
+    UnknownBlob = 2,
     /// The request breaks a limit.
     #[error("the source refused the request as malformed")]
     BadRequest = 3,
     /// Its own trouble.
-    #[error("the source failed to read the layer")]
+    #[error("the source failed to read what it offers")]
     Internal = 4,
 }
 
@@ -114,9 +131,10 @@ impl TransferResponse {
     pub fn wire_len(&self) -> u64 {
         let len = match self {
             Self::Manifest(manifest) => manifest.wire_len(),
-            Self::Hashes(hashes) => 4 + 32 * hashes.len(),
-            Self::Chunks(chunks) => 4 + chunks.iter().map(|chunk| 5 + chunk.bytes.len()).sum::<usize>(),
+            Self::Page(chunks) => 4 + Chunk::ENCODED * chunks.len(),
+            Self::Chunks(batch) => batch.wire_len(),
             Self::Refused(_) => 1,
+            Self::Round(round) => round.wire_len(),
         };
         1 + len as u64
     }
@@ -125,33 +143,51 @@ impl TransferResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::manifest::LayerManifest;
+    use crate::transfer::manifest::{INLINE_CHUNKS, LayerManifest, MAX_CONFIG};
+    use crate::transfer::{MAX_BLOB, MAX_CHUNK};
 
-    #[test]
-    fn wire_len_is_the_encoded_length() {
-        let manifest = ImageManifest {
-            config: vec![1; 77],
-            diff_ids: vec![Digest([1; 32]), Digest([2; 32])],
+    const CHUNK: Chunk = Chunk {
+        hash: [7; 32],
+        len: MAX_CHUNK as u32,
+    };
+
+    fn image(config: usize, chunks: usize) -> TransferResponse {
+        TransferResponse::Manifest(ImageManifest {
+            config: vec![1; config],
+            diff_ids: vec![Digest([1; 32]); crate::recreate::MAX_LAYERS],
             layers: vec![LayerManifest {
                 diff_id: Digest([2; 32]),
                 size: 9,
-                chunks: vec![[7; 32]],
+                chunks: vec![CHUNK; chunks],
             }],
-        };
-        let chunks = vec![
-            ChunkData {
-                zstd: true,
-                bytes: vec![0; 100],
-            },
-            ChunkData {
-                zstd: false,
-                bytes: vec![],
-            },
-        ];
+        })
+    }
+
+    fn batch(zstd: bool, len: usize) -> Batch {
+        Batch {
+            zstd,
+            bytes: vec![0; len],
+        }
+    }
+
+    fn round(chunks: usize, whole: Option<Batch>) -> TransferResponse {
+        TransferResponse::Round(RoundManifest {
+            number: 3,
+            size: MAX_BLOB,
+            root: [4; 32],
+            chunks: vec![CHUNK; chunks],
+            whole,
+        })
+    }
+
+    #[test]
+    fn wire_len_is_the_encoded_length() {
         for response in [
-            TransferResponse::Manifest(manifest),
-            TransferResponse::Hashes(vec![[0; 32]; 3]),
-            TransferResponse::Chunks(chunks),
+            image(77, 1),
+            TransferResponse::Page(vec![CHUNK; 3]),
+            TransferResponse::Chunks(batch(true, 100)),
+            round(2, None),
+            round(2, Some(batch(false, 100))),
             TransferResponse::Refused(WireError::Internal),
         ] {
             assert_eq!(
@@ -162,18 +198,27 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_answer_fits_its_limit() {
-        let chunk = ChunkData {
-            zstd: false,
-            bytes: vec![0; crate::transfer::CHUNK_SIZE],
-        };
-        let response = TransferResponse::Chunks(vec![chunk; MAX_CHUNKS_PER_REQUEST]);
-        assert!(response.wire_len() <= MAX_RESPONSE as u64);
-        assert!(4 + 32 * u64::from(HASHES_PER_PAGE) < MAX_RESPONSE as u64);
+    fn the_largest_messages_fit_their_limits() {
+        for response in [
+            image(MAX_CONFIG, INLINE_CHUNKS),
+            TransferResponse::Page(vec![CHUNK; CHUNKS_PER_PAGE]),
+            TransferResponse::Chunks(batch(false, MAX_BATCH)),
+            round(CHUNKS_PER_PAGE, None),
+            round(
+                MAX_INLINE / crate::transfer::MIN_CHUNK + 1,
+                Some(batch(false, MAX_INLINE)),
+            ),
+        ] {
+            assert!(
+                response.wire_len() <= MAX_RESPONSE as u64,
+                "{}",
+                response.wire_len()
+            );
+        }
         let request = TransferRequest {
             attempt: [0; 16],
             body: TransferBody::Chunks {
-                layer: Digest([0; 32]),
+                blob: BlobId::Layer(Digest([0; 32])),
                 indices: vec![0; MAX_CHUNKS_PER_REQUEST],
             },
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use blosm_migrate::Docker;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -86,7 +86,13 @@ impl Engine {
 
     /// Stops or continues the engine's process: alive, but not answering.
     pub(crate) fn freeze(&self, frozen: bool) {
-        signal(&self.process, if frozen { Signal::STOP } else { Signal::CONT });
+        if !frozen {
+            return signal(&self.process, Signal::CONT);
+        }
+        signal(&self.process, Signal::STOP);
+        // Its threads stop one by one; until the last has, it may still answer.
+        let stopped = waitid(WaitId::Pid(pid(&self.process)), WaitIdOptions::STOPPED).unwrap();
+        assert!(stopped.is_some_and(|status| status.stopped()));
     }
 }
 

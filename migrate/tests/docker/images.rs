@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blosm_migrate::Service;
 use blosm_migrate::docker::Image;
 use blosm_migrate::image::{LoadError, SparseImage, Wanted, export, load};
 use blosm_migrate::recreate::{ConfigMismatch, check_committed_config};
 use blosm_migrate::service::StopSignal;
-use blosm_migrate::transfer::{AttemptStores, LayerStore, Pull, Pulled, WhichImage};
-use blosm_migrate::{Identity, Service};
+use blosm_migrate::transfer::{AttemptStores, LayerStore, Pack, Pull, Pulled, WhichImage};
 
 use crate::engine::Engine;
 use crate::service::{contiguous, launch, load_base, service, spec, wait_for, wait_for_numbers};
@@ -23,18 +23,22 @@ async fn give(
     from: &Engine,
     container: &str,
     repo: &str,
-    base: &Identity,
+    base: &Image,
     to: &Engine,
 ) -> (Image, AttemptStores) {
     let docker = &from.docker;
     docker.stop(container, StopSignal::SigTerm, GRACE).await.unwrap();
-    let image = docker.commit(container, repo, "1").await.unwrap();
-    assert!(image.identity.diff_ids.starts_with(&base.diff_ids));
+    let (entrypoint, cmd) = (&base.config.entrypoint, &base.config.cmd);
+    let image = docker
+        .commit(container, repo, "1", entrypoint, cmd)
+        .await
+        .unwrap();
+    assert!(image.identity.diff_ids.starts_with(&base.identity.diff_ids));
     let held = to.docker.held_chains().await.unwrap();
     let lacking = held.lacking(&image.identity.diff_ids);
     let on_base = lacking
         .into_iter()
-        .filter(|layer| !base.diff_ids.contains(layer))
+        .filter(|layer| !base.identity.diff_ids.contains(layer))
         .collect();
     let spool = from.spool("given");
     let exported = export(docker, &image.id, &Wanted::Only(on_base), &spool)
@@ -43,7 +47,7 @@ async fn give(
     assert_eq!(exported.identity, image.identity);
     let base_exported = export(
         docker,
-        &base.config_digest.to_string(),
+        &base.identity.config_digest.to_string(),
         &Wanted::All,
         &from.spool("base-given"),
     )
@@ -72,10 +76,11 @@ async fn take(
         let answer = stores.answer(request.body).await;
         Ok::<_, Infallible>(borsh::from_slice(&borsh::to_vec(&answer).unwrap()).unwrap())
     };
-    let pull = Pull::new([7; 16], &spool, fetch);
+    let pack = Arc::new(Pack::open(&spool, 1 << 30).unwrap());
+    let pull = Pull::new([7; 16], &spool, pack, fetch);
     let (manifest, identity, _) = pull.manifest(which).await.unwrap();
     let lacking = to.docker.held_chains().await.unwrap().lacking(&identity.diff_ids);
-    let pulled = pull.layers(&manifest, &lacking).await.unwrap();
+    let pulled = pull.layers(&manifest, &lacking, None).await.unwrap();
     let sparse = SparseImage::new(name, manifest.config.clone(), &identity.diff_ids, &pulled.layers);
     let image = load(&to.docker, sparse).await.unwrap();
     assert_eq!(image.identity, identity);
@@ -92,7 +97,7 @@ async fn hop(
     epoch: u64,
 ) -> (String, u32, Pulled) {
     let name = format!("blosm-test/session-{epoch}");
-    let (given, stores) = give(from, container, &name, &base.identity, to).await;
+    let (given, stores) = give(from, container, &name, base, to).await;
     if to.docker.pinned(&service.image).await.is_err() {
         let (image, pulled, _) = take(to, &stores, WhichImage::Base, &service.image.reference).await;
         assert_eq!(image.identity, base.identity);
@@ -120,7 +125,7 @@ async fn a_session_moves_to_an_engine_without_the_base_and_back() {
     assert!(contiguous(&numbers), "{numbers:?}");
     // The base had been staged: only the session's own layer came with the cut.
     assert_eq!(pulled.layers.len(), 1);
-    assert!(pulled.wire_bytes < pulled.layer_bytes, "{pulled:?}");
+    assert!(pulled.figures.wire_bytes < pulled.figures.bytes, "{pulled:?}");
 
     // Back, where the base and the first session layer are: again one layer only.
     let (_, pid, pulled) = hop(&second, &moved, &first, &service, &base, 2).await;
@@ -138,7 +143,12 @@ async fn what_was_tampered_with_is_not_loaded() {
     let (id, pid) = launch(&first.docker, &spec(&service, &base, &base.id, 0)).await;
     wait_for_numbers(pid, 1).await;
     first.docker.stop(&id, StopSignal::SigTerm, GRACE).await.unwrap();
-    let image = first.docker.commit(&id, "blosm-test/session", "1").await.unwrap();
+    let (entrypoint, cmd) = (&base.config.entrypoint, &base.config.cmd);
+    let image = first
+        .docker
+        .commit(&id, "blosm-test/session", "1", entrypoint, cmd)
+        .await
+        .unwrap();
     let top = *image.identity.diff_ids.last().unwrap();
     let wanted = Wanted::Only([top].into());
     let exported = export(&first.docker, &image.id, &wanted, &first.spool("given"))

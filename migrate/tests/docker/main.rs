@@ -4,5 +4,8 @@
 
 mod containers;
 mod engine;
+mod frames;
+mod gate;
+mod helper;
 mod images;
 mod service;

@@ -20,7 +20,7 @@ const SCRIPT: &str = "[ -n \"$STUBBORN\" ] && trap '' TERM || trap 'exit 0' TERM
     while :; do n=$((n+1)); echo $n >> /log; sleep 0.02; done";
 
 /// The base's one layer, the same bytes each time.
-fn layer() -> Vec<u8> {
+pub(crate) fn layer() -> Vec<u8> {
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is needed");
     let mut tar = tar::Builder::new(Vec::new());
     let header = |size: usize, mode| {

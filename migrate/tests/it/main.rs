@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod cuts;
 mod faults;
+mod rounds;
 mod source;
 mod transfer_props;

@@ -1,11 +1,11 @@
-//! A source that serves made-up layers.
+//! A source that serves made-up layers and rounds, and what its answers are pulled into.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use blosm_migrate::image::{Exported, LayerFile};
-use blosm_migrate::transfer::{AttemptStores, LayerStore};
+use blosm_migrate::transfer::{AttemptStores, Chunked, LayerStore, Pack};
 use blosm_migrate::{Digest, Identity};
 
 /// An image config with these layers.
@@ -54,4 +54,24 @@ pub(crate) async fn stores(dir: &Path, layers: &[Vec<u8>]) -> (AttemptStores, Ve
         },
         diff_ids,
     )
+}
+
+/// Bytes that do not compress.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A blob of these bytes.
+pub(crate) fn chunked(bytes: &[u8]) -> Arc<Chunked> {
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+    Arc::new(Chunked::read(file).unwrap())
+}
+
+/// The pack of a folder.
+pub(crate) fn pack(folder: &Path) -> Arc<Pack> {
+    Arc::new(Pack::open(folder, 1 << 30).unwrap())
 }

@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use blosm_migrate::Digest;
 use blosm_migrate::transfer::wire::{MAX_RESPONSE, WhichImage};
-use blosm_migrate::transfer::{CHUNK_SIZE, Pull, PullError, TransferRequest, TransferResponse};
+use blosm_migrate::transfer::{
+    BlobId, MIN_CHUNK, Pull, PullError, TransferBody, TransferRequest, TransferResponse,
+};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
-use crate::source::stores;
+use crate::source::{pack, stores};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -18,17 +20,21 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-/// Layers about as long as some number of chunks, compressible or not.
+/// Layers about as long as some number of the shortest chunks, compressible or not, or nothing but zeros.
 fn layer() -> impl Strategy<Value = Vec<u8>> {
-    (0..5usize, 1..200usize, any::<u64>(), any::<bool>()).prop_map(|(chunks, rest, seed, noisy)| {
+    (0..40usize, 1..200usize, any::<u64>(), 0..3u8).prop_map(|(chunks, rest, seed, kind)| {
         let mut state = seed | 1;
         let mut next = || {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            if noisy { state as u8 } else { (state % 3) as u8 }
+            match kind {
+                0 => state as u8,
+                1 => (state % 3) as u8,
+                _ => 0,
+            }
         };
-        (0..chunks * CHUNK_SIZE + rest - 1 + usize::from(chunks == 0))
+        (0..chunks * MIN_CHUNK + rest - 1 + usize::from(chunks == 0))
             .map(|_| next())
             .collect()
     })
@@ -51,10 +57,10 @@ proptest! {
                 let stores = &stores;
                 async move { if lost { Err("lost") } else { Ok(stores.answer(request.body).await) } }
             };
-            let pull = Pull::new([1; 16], to.path(), fetch);
             // Each loss ends one try, so one more try than losses is enough.
             let mut pulled = None;
             for _ in 0..=losses.len() {
+                let pull = Pull::new([1; 16], to.path(), pack(to.path()), &fetch);
                 let (manifest, identity, _) = match pull.manifest(WhichImage::Final).await {
                     Ok(answer) => answer,
                     Err(error) => {
@@ -63,10 +69,10 @@ proptest! {
                     }
                 };
                 assert_eq!(identity.diff_ids, diff_ids);
-                match pull.layers(&manifest, &diff_ids).await {
+                match pull.layers(&manifest, &diff_ids, None).await {
                     Ok(done) => {
-                        let again = pull.layers(&manifest, &diff_ids).await.unwrap();
-                        assert_eq!(again.chunks, 0, "whole layers are not asked for again");
+                        let again = pull.layers(&manifest, &diff_ids, None).await.unwrap();
+                        assert_eq!(again.figures.chunks, 0, "whole layers are not asked for again");
                         pulled = Some(done);
                         break;
                     }
@@ -86,6 +92,9 @@ proptest! {
         if let Ok(TransferResponse::Manifest(manifest)) = borsh::from_slice(&bytes) {
             let _ = manifest.validate();
         }
+        if let Ok(TransferResponse::Round(round)) = borsh::from_slice(&bytes) {
+            let _ = round.validate();
+        }
     }
 
     #[test]
@@ -93,13 +102,13 @@ proptest! {
         block_on(async {
             let from = tempfile::tempdir().unwrap();
             let (stores, diff_ids) = stores(from.path(), &layers).await;
-            use blosm_migrate::transfer::TransferBody;
+            let blob = BlobId::Layer(diff_ids[0]);
             for body in [
                 TransferBody::Manifest { which: WhichImage::Final },
-                TransferBody::Hashes { layer: diff_ids[0], from: index },
-                TransferBody::Chunks { layer: diff_ids[0], indices: vec![index; 8] },
-                TransferBody::Chunks { layer: diff_ids[0], indices: vec![index; 9] },
-                TransferBody::Chunks { layer: Digest([0; 32]), indices: vec![index] },
+                TransferBody::Page { blob, from: index },
+                TransferBody::Chunks { blob, indices: vec![index; 8] },
+                TransferBody::Chunks { blob, indices: vec![index; 65] },
+                TransferBody::Chunks { blob: BlobId::Layer(Digest([0; 32])), indices: vec![index] },
             ] {
                 assert!(borsh::to_vec(&stores.answer(body).await).unwrap().len() <= MAX_RESPONSE);
             }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::node_ref::NodeRefError;
 use crate::chain::SubmitError;
-use crate::sessions::MigrateError;
+use crate::sessions::{DrainError, MigrateError};
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,9 @@ pub enum ApiError {
     /// A migration did not begin.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// The node was not drained.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     /// The system failed this node.
     #[error("the node cannot do it: {0}")]
     Internal(String),
@@ -90,6 +93,7 @@ impl ApiError {
             Self::LabelTaken { .. } => StatusCode::CONFLICT,
             Self::Submit(error) => submit_status(error),
             Self::Migrate(error) => migrate_status(error),
+            Self::Drain(error) => drain_status(error),
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -107,6 +111,7 @@ impl ApiError {
             Self::LabelTaken { .. } => Some("choose another --label"),
             Self::Submit(error) => submit_hint(error),
             Self::Migrate(_)
+            | Self::Drain(_)
             | Self::Method
             | Self::Body(_)
             | Self::Field { .. }
@@ -139,8 +144,15 @@ fn migrate_status(error: &MigrateError) -> StatusCode {
             StatusCode::CONFLICT
         }
         MigrateError::Refused(_) => StatusCode::CONFLICT,
-        MigrateError::Method(_) => StatusCode::BAD_REQUEST,
+        MigrateError::NotStateless | MigrateError::Stateless => StatusCode::BAD_REQUEST,
         MigrateError::NoDestination | MigrateError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+fn drain_status(error: &DrainError) -> StatusCode {
+    match error {
+        DrainError::Here => StatusCode::BAD_REQUEST,
+        DrainError::File { .. } | DrainError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/events`: phases of migrations as server-sent events, as they happen.
+//! `/v1/events`: phases of migrations, and how far each is, as server-sent events, as they happen.
 
 use std::convert::Infallible;
 

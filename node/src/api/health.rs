@@ -12,13 +12,13 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 when the gateway serves, 503 before.
+/// 200 when new clients are welcome, else 503 with the reason.
 pub(super) async fn readyz(State(state): State<ApiState>) -> (StatusCode, Json<Value>) {
-    let ready = state.sessions.ready();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (status, Json(json!({ "ready": ready })))
+    match state.sessions.not_ready() {
+        None => (StatusCode::OK, Json(json!({ "ready": true }))),
+        Some(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "ready": false, "reason": reason })),
+        ),
+    }
 }

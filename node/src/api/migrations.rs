@@ -1,4 +1,4 @@
-//! `/v1/migrations`: reports, and starting one by hand.
+//! `/v1/migrations`: reports, starting one by hand, and what it would be like.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ApiError, ApiState, resolve_node};
 use crate::config::Method;
-use crate::sessions::MigrationReport;
+use crate::sessions::{MigrationReport, MoveOrder, MoveReason};
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Vec<MigrationReport>> {
     Json(state.sessions.migrations().await)
@@ -31,27 +31,42 @@ pub(super) async fn one(
 /// The body of a request to migrate.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Order {
+pub(super) struct Body {
     /// The session's id or a prefix of it that means one session.
     session: String,
     /// Label, key prefix or peer id; absent: the nearest member with room.
     #[serde(default)]
     to: Option<String>,
-    /// Absent: as the configuration says.
+    /// Absent: as the destination's configuration says.
     #[serde(default)]
     method: Option<Method>,
+    /// Whether it may stop the service for longer than `max_downtime`.
+    #[serde(default)]
+    force: bool,
+    /// Only say what would happen.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 pub(super) async fn start(
     State(state): State<ApiState>,
-    body: Result<Json<Order>, JsonRejection>,
+    body: Result<Json<Body>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let Json(order) = body?;
     let to = match &order.to {
         Some(name) => Some(resolve_node(state.chain.snapshot().state.members(), name)?),
         None => None,
     };
-    let method = order.method.unwrap_or(state.config.migration.method);
-    let id = state.sessions.migrate(&order.session, to, method).await?;
+    let how = MoveOrder {
+        reason: MoveReason::Operator,
+        method: order.method,
+        force: order.force,
+    };
+    if order.dry_run {
+        let method = order.method.unwrap_or(state.config.migration.method);
+        let assessment = state.sessions.dry_run(&order.session, to, method).await?;
+        return Ok((StatusCode::OK, Json(json!(assessment))));
+    }
+    let id = state.sessions.migrate(&order.session, to, how).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))
 }

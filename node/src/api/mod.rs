@@ -4,6 +4,7 @@
 //! GET  /v1/status  /v1/peers  /v1/members  /v1/sessions  /v1/migrations[/{id}]     open on loopback
 //! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}
 //! GET  /v1/events                                       server-sent: phases of migrations
+//! GET  /v1/drain                                        POST and DELETE with the token
 //! POST /v1/members  /v1/migrations                      bearer token of D/api.token
 //! GET  /healthz  /readyz                                open
 //!
@@ -18,6 +19,7 @@
 
 mod auth;
 mod chain;
+mod drain;
 mod error;
 mod events;
 mod health;
@@ -145,6 +147,7 @@ fn router(state: ApiState) -> Router {
         .route("/chain/blocks/{id}", get(chain::block))
         .route("/chain/transactions/{hash}", get(chain::transaction))
         .route("/events", get(events::stream))
+        .route("/drain", get(drain::get).post(drain::begin).delete(drain::end))
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::require));
     Router::new()

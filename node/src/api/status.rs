@@ -28,9 +28,11 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
         "services": config.services.keys().collect::<Vec<_>>(),
         "gateway": config.gateway.url,
         "engine": state.sessions.engine().await,
+        "methods": state.sessions.methods(),
         "resources": state.sessions.resources().await,
         "sessions": state.sessions.list().await.iter().filter(|session| session.mine).count(),
         "ready": state.sessions.ready(),
+        "not_ready": state.sessions.not_ready(),
     }))
 }
 

@@ -13,6 +13,8 @@ use crate::config::{TOKEN_FILE, read_token};
 
 /// An answer of the local API that takes longer is none: an admission waits for a seal at most this long.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time that a stream is read: longer than any migration takes.
+const STREAM: Duration = Duration::from_secs(24 * 3600);
 /// Connecting on one machine takes no time; a filtered port should not look like a slow node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,6 +74,23 @@ impl Client {
             Ok(value) => Ok(value),
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Asks for the end of something, with the token of the data directory.
+    pub(super) async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        let token = read_token(&self.data_dir.join(TOKEN_FILE))?;
+        let request = self.http.request(Method::DELETE, self.url(path));
+        match self.send(request.bearer_auth(token.reveal())).await? {
+            Ok(value) => Ok(value),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// An answer that goes on as long as the node does.
+    pub(super) async fn stream(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        let request = self.http.request(Method::GET, self.url(path)).timeout(STREAM);
+        let response = request.send().await.context("the node gives no stream")?;
+        response.error_for_status().context("the node gives no stream")
     }
 
     fn url(&self, path: &str) -> String {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
+use super::helper::OwnHelper;
 use crate::config::{CONFIG_FILE, Config, Overrides};
 use crate::run::{self, RunOptions};
 
@@ -42,15 +43,18 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
     };
     let config = Config::load_with(&path, &run.set)?;
     log_to_stderr(&run.log)?;
+    let lock = run::lock(&config)?;
+    // Before any other thread is there: rights are a thread's own, and later ones inherit them.
+    OwnHelper::start(&config, &run.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run::run(config, RunOptions { alone: run.alone }))?;
+    runtime.block_on(run::run(config, RunOptions { alone: run.alone }, lock))?;
     Ok(())
 }
 
-fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
+pub(super) fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)
         .with_context(|| format!("--log {filter:?} is no log filter; try info or info,blosm_net=debug"))?;
     tracing_subscriber::fmt()

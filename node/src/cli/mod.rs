@@ -3,6 +3,7 @@
 //! ```text
 //! network new, init        files only: keys, network.toml, blosm.toml
 //! run                      the node itself (crate::run)
+//! layer-helper             the root process beside it (blosm_migrate::helper)
 //! everything else          Client ──HTTP──> the running node's local API (crate::api)
 //! ```
 //!
@@ -13,9 +14,12 @@ mod admit;
 mod chain;
 mod client;
 mod daemon;
+mod drain;
+mod helper;
 mod init;
 mod migrate;
 mod network;
+mod progress;
 mod show;
 mod table;
 
@@ -47,6 +51,8 @@ enum Command {
     Admit(admit::Admit),
     /// Run the node of a data directory
     Run(daemon::Run),
+    /// Run the root process that reads and writes containers' layers for a node
+    LayerHelper(helper::LayerHelper),
     /// What this node is and how it is
     Status(show::Show),
     /// The network's members
@@ -57,6 +63,10 @@ enum Command {
     Migrations(show::Show),
     /// Move a session's container to another node
     Migrate(migrate::Migrate),
+    /// Take no sessions any more and move those that this node has
+    Drain(drain::Drain),
+    /// Take sessions again
+    Undrain(drain::Undrain),
     /// Look at the ledger
     #[command(subcommand)]
     Chain(chain::Command),
@@ -118,12 +128,15 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Network(command) => network::run(command),
         Command::Init(init) => init::run(init),
         Command::Run(run) => daemon::run(run),
+        Command::LayerHelper(command) => helper::run(command),
         Command::Admit(admit) => client::block_on(admit::run(admit)),
         Command::Status(show) => client::block_on(show::status(show)),
         Command::Members(show) => client::block_on(show::members(show)),
         Command::Sessions(show) => client::block_on(show::sessions(show)),
         Command::Migrations(show) => client::block_on(show::migrations(show)),
         Command::Migrate(migrate) => client::block_on(migrate::run(migrate)),
+        Command::Drain(drain) => client::block_on(drain::drain(drain)),
+        Command::Undrain(undrain) => client::block_on(drain::undrain(undrain)),
         Command::Chain(command) => client::block_on(chain::run(command)),
     }
 }

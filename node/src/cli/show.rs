@@ -61,7 +61,13 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
             ("engine", engine(&status["engine"])),
             ("memory", resource("memory", bytes)),
             ("cpu", resource("cpu", cores)),
-            ("ready", text(&status, "ready")),
+            (
+                "ready",
+                match text(&status, "not_ready").as_str() {
+                    "-" => text(&status, "ready"),
+                    why => format!("{}, {why}", text(&status, "ready")),
+                },
+            ),
         ])
     });
     Ok(())
@@ -177,6 +183,7 @@ fn engine(engine: &Value) -> String {
     )
 }
 
-fn items(value: &Value) -> &[Value] {
+/// The elements of an array; none where there is no array.
+pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -7,6 +7,7 @@ use std::{fmt, fs, io};
 
 use blosm_migrate::service::Declaration;
 use blosm_net::Multiaddr;
+use borsh::{BorshDeserialize, BorshSerialize};
 use bytesize::ByteSize;
 use serde::Deserialize;
 
@@ -27,6 +28,7 @@ pub(super) struct File {
     pub(super) api: ApiTable,
     pub(super) metrics: MetricsTable,
     pub(super) engine: EngineTable,
+    pub(super) helper: HelperTable,
     pub(super) resources: ResourcesTable,
     pub(super) migration: MigrationTable,
     /// What this node is ready to run. A member without a service's table relays its requests.
@@ -44,6 +46,7 @@ impl Default for File {
             api: ApiTable::default(),
             metrics: MetricsTable::default(),
             engine: EngineTable::default(),
+            helper: HelperTable::default(),
             resources: ResourcesTable::default(),
             migration: MigrationTable::default(),
             services: Vec::new(),
@@ -154,6 +157,22 @@ impl Default for EngineTable {
     }
 }
 
+/// `[helper]`
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct HelperTable {
+    /// Socket of the layer helper, relative to this file's folder.
+    pub(super) socket: PathBuf,
+}
+
+impl Default for HelperTable {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from(super::HELPER_SOCKET),
+        }
+    }
+}
+
 /// `[resources]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -183,28 +202,65 @@ pub(super) struct MigrationTable {
     pub(super) margin: f64,
     /// Resources that may be short in the self-evaluation (Algorithm 2), 0 to 3.
     pub(super) tolerance: u8,
+    /// A live migration whose last delta would take longer than this is given up, at most a minute.
+    #[serde(with = "humantime_serde")]
+    pub(super) max_downtime: Duration,
+    /// Most bytes per second that a migration fetches. Default: what the link carries.
+    pub(super) max_rate: Option<ByteSize>,
+    /// Sessions that leave this node at once, 1 to 64: more only share the link, and each takes longer.
+    pub(super) max_out: u32,
+    /// Sessions that come to this node at once, 1 to 64.
+    pub(super) max_in: u32,
+    /// Share of the disk under the engine that stays free of what is fetched for sessions, 0 to 1.
+    pub(super) stage_free: f64,
+    /// Share of that disk below which this node claims no session, 0 to `stage_free`.
+    pub(super) claim_free: f64,
 }
 
 impl Default for MigrationTable {
     fn default() -> Self {
         Self {
-            method: Method::Image,
+            method: Method::Live,
             keep_source: Duration::from_secs(60),
             confirm_wait: Duration::from_secs(2),
             min_stay: Duration::from_secs(10),
             margin: 50.0,
             tolerance: 1,
+            max_downtime: Duration::from_millis(1500),
+            max_rate: None,
+            max_out: 2,
+            max_in: 2,
+            stage_free: 0.10,
+            claim_free: 0.05,
         }
     }
 }
 
 /// A way to move a container.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, clap::ValueEnum)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Deserialize,
+    serde::Serialize,
+    clap::ValueEnum,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 #[serde(rename_all = "lowercase")]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
 pub enum Method {
     /// Stop, commit, send the missing layers, load, start: the paper's method.
+    Image = 0,
+    /// Copy the writable layer while the source runs, then only the rest of it while it is stopped.
     #[default]
-    Image,
+    Live = 1,
+    /// Start at the destination first, then stop the source. Only for stateless services.
+    Stateless = 2,
 }
 
 impl Method {
@@ -212,6 +268,8 @@ impl Method {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::Live => "live",
+            Self::Stateless => "stateless",
         }
     }
 }
@@ -252,6 +310,7 @@ impl File {
             metrics_listen,
             metrics_url,
             engine_socket,
+            helper_socket,
         } = with.clone();
         self.node.label = label.or(self.node.label.take());
         self.node.location = location.or(self.node.location);
@@ -269,6 +328,9 @@ impl File {
         self.metrics.url = metrics_url.or(self.metrics.url.take());
         if let Some(socket) = engine_socket {
             self.engine.socket = socket;
+        }
+        if let Some(socket) = helper_socket {
+            self.helper.socket = socket;
         }
     }
 }

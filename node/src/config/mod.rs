@@ -48,6 +48,8 @@ pub const KEY_FILE: &str = "node.key";
 pub const TOKEN_FILE: &str = "api.token";
 /// Name of the network file inside a data directory, as `blosm init` copies it.
 pub const NETWORK_FILE: &str = "network.toml";
+/// Name of the layer helper's socket inside a data directory.
+pub const HELPER_SOCKET: &str = "layer-helper.sock";
 
 /// Everything a node is told before it starts, checked and resolved.
 #[derive(Debug, Clone)]
@@ -72,6 +74,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[engine]`
     pub engine: EngineConfig,
+    /// `[helper]`
+    pub helper: HelperConfig,
     /// `[resources]`
     pub resources: ResourceCaps,
     /// `[migration]`
@@ -151,6 +155,13 @@ pub struct EngineConfig {
     pub socket: String,
 }
 
+/// `[helper]`: the layer helper, which has the rights that the node does not need itself.
+#[derive(Debug, Clone)]
+pub struct HelperConfig {
+    /// Its socket. Absolute.
+    pub socket: PathBuf,
+}
+
 /// `[resources]`: caps on what the node offers (R_tot). `None` is all that the machine has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResourceCaps {
@@ -175,6 +186,18 @@ pub struct MigrationConfig {
     pub margin: f64,
     /// `tolerance` of the paper's Algorithm 2: how many resources may be short in the self-evaluation.
     pub tolerance: u8,
+    /// A live migration whose last delta would take longer than this is given up, and tried again later.
+    pub max_downtime: Duration,
+    /// Cap on what a migration fetches, bytes per second; none: what the link carries.
+    pub max_rate: Option<u64>,
+    /// Sessions that leave this node at once, at least 1.
+    pub max_out: usize,
+    /// Sessions that come to this node at once, at least 1.
+    pub max_in: usize,
+    /// Share of the disk under the engine, 0 to 1: with less free nothing is fetched for a session.
+    pub stage_free: f64,
+    /// The same: with less free no session is claimed. At most `stage_free`.
+    pub claim_free: f64,
 }
 
 impl Config {

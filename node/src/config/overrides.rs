@@ -1,6 +1,7 @@
 //! The settings that flags and the environment may give in the place of the file.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use blosm_net::Multiaddr;
 
@@ -52,4 +53,7 @@ pub struct Overrides {
     /// The container engine's API, unix:///path (engine.socket)
     #[arg(long, env = "BLOSM_ENGINE_SOCKET", value_name = "unix:///PATH")]
     pub engine_socket: Option<String>,
+    /// The layer helper's socket (helper.socket)
+    #[arg(long, env = "BLOSM_HELPER_SOCKET", value_name = "PATH")]
+    pub helper_socket: Option<PathBuf>,
 }

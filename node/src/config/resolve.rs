@@ -21,14 +21,18 @@ use super::network::{NetworkError, NetworkFile};
 use super::overrides::Overrides;
 use super::source::Source;
 use super::{
-    ApiConfig, Config, EngineConfig, GatewayConfig, KEY_FILE, MetricsConfig, MigrationConfig, NetSettings,
-    Network, NodeConfig, ResourceCaps, TOKEN_FILE,
+    ApiConfig, Config, EngineConfig, GatewayConfig, HelperConfig, KEY_FILE, Method, MetricsConfig,
+    MigrationConfig, NetSettings, Network, NodeConfig, ResourceCaps, TOKEN_FILE,
 };
 
 /// Metres; beyond it a "nearest" node is no neighbour.
 const MAX_DISTANCE_M: f64 = 100_000.0;
 /// Resources that Algorithm 2 counts: memory, CPU, GPU.
 const MAX_TOLERANCE: u8 = 3;
+/// Bytes per second; below it no migration would end.
+const MIN_RATE: u64 = 64 << 10;
+/// Moves at once; a node has far fewer cores and one link.
+const MAX_AT_ONCE: u32 = 64;
 
 pub(super) fn resolve(path: &Path, overrides: &Overrides) -> Result<Config, ConfigError> {
     let path = std::path::absolute(path).map_err(|source| ConfigError::Read {
@@ -60,6 +64,9 @@ pub(super) fn resolve(path: &Path, overrides: &Overrides) -> Result<Config, Conf
     let gateway = gateway(&source, file.gateway, &net.advertise)?;
     let metrics = metrics(&source, file.metrics)?;
     let engine = engine(&source, file.engine)?;
+    let helper = HelperConfig {
+        socket: data_dir.join(&file.helper.socket),
+    };
     let resources = resources(&source, &file.resources)?;
     let migration = migration(&source, file.migration)?;
     let services = services(&source, file.services)?;
@@ -84,6 +91,7 @@ pub(super) fn resolve(path: &Path, overrides: &Overrides) -> Result<Config, Conf
         api,
         metrics,
         engine,
+        helper,
         resources,
         migration,
         services,
@@ -281,8 +289,52 @@ fn migration(source: &Source<'_>, table: MigrationTable) -> Result<MigrationConf
     if !(0.0..=MAX_DISTANCE_M).contains(&table.margin) {
         return Err(source.value("migration.margin", "must be 0 to 100000 metres"));
     }
+    if table.method == Method::Stateless {
+        return Err(source.value(
+            "migration.method",
+            "must be live or image: a service says of itself that it is stateless",
+        ));
+    }
+    at_most(
+        source,
+        "migration.max_downtime",
+        table.max_downtime,
+        Duration::from_secs(60),
+    )?;
+    let max_rate = table.max_rate.map(|rate| rate.as_u64());
+    if max_rate.is_some_and(|rate| rate < MIN_RATE) {
+        return Err(source.value("migration.max_rate", "must be at least 64KiB a second"));
+    }
     if table.tolerance > MAX_TOLERANCE {
         return Err(source.value("migration.tolerance", format!("must be 0 to {MAX_TOLERANCE}")));
+    }
+    let at_once = |key: &str, value: u32| {
+        if (1..=MAX_AT_ONCE).contains(&value) {
+            return Ok(value as usize);
+        }
+        Err(source.value(
+            key,
+            format!("must be 1 to {MAX_AT_ONCE}; `blosm drain` empties a node"),
+        ))
+    };
+    let (max_out, max_in) = (
+        at_once("migration.max_out", table.max_out)?,
+        at_once("migration.max_in", table.max_in)?,
+    );
+    if !(0.0..=1.0).contains(&table.stage_free) {
+        return Err(source.value(
+            "migration.stage_free",
+            "must be 0.0 to 1.0, a share of the disk: 0.1 is 10 %",
+        ));
+    }
+    if !(0.0..=table.stage_free).contains(&table.claim_free) {
+        return Err(source.value(
+            "migration.claim_free",
+            format!(
+                "must be 0.0 to migration.stage_free, which is {}",
+                table.stage_free
+            ),
+        ));
     }
     Ok(MigrationConfig {
         method: table.method,
@@ -291,6 +343,12 @@ fn migration(source: &Source<'_>, table: MigrationTable) -> Result<MigrationConf
         min_stay: table.min_stay,
         margin: table.margin,
         tolerance: table.tolerance,
+        max_downtime: table.max_downtime,
+        max_rate,
+        max_out,
+        max_in,
+        stage_free: table.stage_free,
+        claim_free: table.claim_free,
     })
 }
 

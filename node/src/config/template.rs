@@ -7,7 +7,7 @@ use std::fmt::{Display, Write};
 
 use super::location::Coordinates;
 use super::overrides::Overrides;
-use super::{Config, NETWORK_FILE};
+use super::{Config, HELPER_SOCKET, NETWORK_FILE};
 
 /// The file that `blosm init` writes: what `set` gives as settings, everything else as a commented default.
 pub fn default_toml(set: &Overrides) -> String {
@@ -77,14 +77,23 @@ pub fn default_toml(set: &Overrides) -> String {
         Text("unix:///var/run/docker.sock"),
     );
 
+    out.table("helper");
+    out.prose("Socket of the layer helper, which moves containers while they run; relative to this file's folder. Started as");
+    out.prose(
+        "root, `blosm run` starts one there and gives up its own rights. Else: `blosm layer-helper` as root.",
+    );
+    let socket = set.helper_socket.as_deref().map(|socket| Text(socket.display()));
+    out.set_or("socket", socket, Text(HELPER_SOCKET));
+
     out.table("resources");
     out.prose("Caps on what this node offers to containers. None unless set: all that the machine has.");
     out.default("memory", Text("2GiB"));
     out.default("cpu", Float(2.0));
 
     out.table("migration");
-    out.prose("How a container moves.");
-    out.default("method", Text("image"));
+    out.prose("How a container moves: live (its writable layer is copied while it runs) or image (the paper's way).");
+    out.prose("Where live cannot be used, image is, and the report says why.");
+    out.default("method", Text("live"));
     out.prose("How long the stopped container is kept at its former node.");
     out.default("keep_source", Text("60s"));
     out.prose("How long a migration waits for 90 % of the members to confirm, beside the transfer.");
@@ -95,6 +104,21 @@ pub fn default_toml(set: &Overrides) -> String {
     out.default("margin", Float(50.0));
     out.prose("Resources that may be short when a node judges whether it can take a container.");
     out.default("tolerance", 1);
+    out.prose("A live migration that would stop the service for longer than this is put off.");
+    out.default("max_downtime", Text("1500ms"));
+    out.prose("max_rate = \"4MiB\" caps what a migration fetches per second; unless set, it is what the link carries.");
+    out.prose(
+        "Sessions that leave, and that come to, this node at once. Further ones are tried again later.",
+    );
+    out.default("max_out", 2);
+    out.default("max_in", 2);
+    out.prose(
+        "Share of the disk under the engine that stays free: with less, images that blosm itself brought and",
+    );
+    out.prose("nothing uses are removed, and nothing is fetched for a session.");
+    out.default("stage_free", Float(0.1));
+    out.prose("With less than this share free no session is claimed.");
+    out.default("claim_free", Float(0.05));
 
     out.blank();
     out.prose(

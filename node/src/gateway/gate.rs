@@ -163,7 +163,13 @@ impl Gate {
         self.route.send_replace(Route::Held);
     }
 
-    /// Waits for the requests in flight, at most `limit`; those left are told to give up. Call [`Gate::hold`] before.
+    /// Starts the figures of a hand-over anew without holding anything: of one that stops nothing.
+    pub(crate) fn begin_figures(&self) {
+        self.lock().figures = HoldFigures::default();
+    }
+
+    /// Waits for the requests in flight, at most `limit`; those left are told to give up. Call [`Gate::hold`] before, or
+    /// send later requests elsewhere.
     ///
     /// Returns how many were interrupted.
     pub(crate) async fn drain(&self, limit: Duration) -> u64 {

@@ -198,7 +198,7 @@ impl Gateway {
         target: impl Fn(Option<u64>) -> Target,
     ) -> Result<Relayed, Denied> {
         let denied = match &error {
-            OpenError::NoRoom => Denied::NoRoom,
+            OpenError::NoRoom | OpenError::Drained => Denied::NoRoom,
             OpenError::Image(_) => Denied::NoImage,
             OpenError::Journal(_) => return Err(Denied::Held),
         };

@@ -26,8 +26,9 @@ use super::grants::Grants;
 use super::journal::JournalClosed;
 use super::launch::{self, LaunchError, Running};
 use super::registry::Slot;
-use super::wire::{Refusal, SessionRequest, SessionResponse, Stopped};
+use super::wire::{MoveReason, Refusal, SessionRequest, SessionResponse, Stopped};
 use crate::chain::ChainView;
+use crate::config::Method;
 use crate::gateway::Route;
 use crate::parts::{Parts, pending};
 
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     /// The operator moves the session to `to`.
     Migrate {
         to: PublicKey,
+        how: MoveOrder,
         reply: oneshot::Sender<Result<Attempt, Refusal>>,
     },
     /// Take the session over here, if nothing forbids it.
@@ -63,11 +65,13 @@ pub(crate) enum Command {
         attempt: Attempt,
         token: Option<String>,
         from: PublicKey,
-        reason: super::wire::MoveReason,
+        how: MoveOrder,
     },
     /// The destination's task has a container ready: write it down.
     Applied {
         entry: Entry,
+        /// The container's process and address, if it runs already: at its gate, or because it is stateless.
+        prepared: Option<Running>,
         done: oneshot::Sender<bool>,
     },
     /// The signed hand-over has come.
@@ -90,6 +94,36 @@ pub(crate) enum Command {
     View { reply: oneshot::Sender<ActorView> },
 }
 
+/// Why and how a session is to be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MoveOrder {
+    /// Why.
+    pub(crate) reason: MoveReason,
+    /// How; absent: as the destination is configured.
+    pub(crate) method: Option<Method>,
+    /// Whether it may stop the service for longer than the destination's `max_downtime`.
+    pub(crate) force: bool,
+}
+
+impl MoveOrder {
+    /// As the destination is configured, because the operator empties this node.
+    pub(crate) fn drain() -> Self {
+        Self {
+            reason: MoveReason::Drain,
+            ..Self::mobility()
+        }
+    }
+
+    /// As the destination is configured, because the client has moved.
+    pub(crate) fn mobility() -> Self {
+        Self {
+            reason: MoveReason::Mobility,
+            method: None,
+            force: false,
+        }
+    }
+}
+
 /// What a session is on this node at an instant.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ActorView {
@@ -101,7 +135,8 @@ pub(crate) struct ActorView {
 /// A cut that is done and waits for the destination.
 struct Cut {
     attempt: Attempt,
-    image: Image,
+    /// What the destination has to apply.
+    root: Hash,
     stopped: Stopped,
     last_answer: Instant,
 }
@@ -125,6 +160,8 @@ pub(super) struct Actor {
     owned_since: Instant,
     cut: Option<Cut>,
     live: Option<Live>,
+    /// A container that came here and runs at its gate, or serves already because it is stateless.
+    prepared: Option<Running>,
     /// Members that were told of the session since this node owns it: only they may claim it.
     welcome: BTreeSet<PublicKey>,
     incoming: Option<(Attempt, JoinHandle<()>)>,
@@ -166,6 +203,7 @@ impl Actor {
             owned_since: Instant::now(),
             cut: None,
             live: None,
+            prepared: None,
             welcome: BTreeSet::new(),
             incoming: None,
             failed_starts: 0,
@@ -241,22 +279,27 @@ impl Actor {
                 // The peer may have gone; it asks again.
                 let _ = reply.send(response);
             }
-            Command::Migrate { to, reply } => {
-                let _ = reply.send(self.invite(to).await);
+            Command::Migrate { to, how, reply } => {
+                let _ = reply.send(self.invite(to, how).await);
             }
             Command::Visit {
                 attempt,
                 token,
                 from,
-                reason,
+                how,
             } => {
                 // One that can't be started now is asked for again by the client's next request.
-                self.visit(attempt, token, from, reason);
+                self.visit(attempt, token, from, how);
             }
-            Command::Applied { entry, done } => {
+            Command::Applied {
+                entry,
+                prepared,
+                done,
+            } => {
                 let wanted = !self.record().may_run();
                 if wanted {
                     self.append(entry).await?;
+                    self.prepared = prepared;
                     // The signature is on its way: requests wait here rather than at the source.
                     self.slot.gate.hold();
                 }
@@ -312,9 +355,12 @@ impl Actor {
             self.remove_container(&container.name, &container.image).await?;
         }
         let source = self.source.as_ref();
-        self.grants.keep_only(&self.id, |attempt, peer| {
+        let ended = self.grants.keep_only(&self.id, |attempt, peer| {
             source.is_some_and(|source| source.may_pull(attempt, peer))
         });
+        for attempt in ended {
+            self.settle(attempt);
+        }
         if self.wants_start(now) {
             self.ensure_running().await?;
         }

@@ -6,14 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use blosm_ledger::{PublicKey, SessionId};
 use blosm_migrate::docker::{Docker, Image};
-use blosm_migrate::image::{ExportError, Wanted, export};
+use blosm_migrate::image::{ExportError, Identity, LayerSource, Wanted, export_layers};
 use blosm_migrate::service::Service;
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::{
-    AttemptStores, LayerStore, TransferBody, TransferRequest, TransferResponse, WhichImage, WireError,
+    AttemptStores, Chunked, LayerStore, TransferBody, TransferRequest, TransferResponse, WhichImage,
+    WireError,
 };
 
 use super::launch::LaunchError;
+use super::limits::{Permit, Slots};
+use super::rounds::{RoundError, Way};
+use crate::parts::Parts;
 
 /// Attempts that may pull at once; a further claim waits for one of them to end.
 const MAX_GRANTS: usize = 64;
@@ -22,6 +26,8 @@ const MAX_GRANTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Grants {
     spool: PathBuf,
+    /// Reads layers from the engine's store, where something on this machine can.
+    source: Option<Arc<dyn LayerSource>>,
     open: Mutex<HashMap<Attempt, Arc<Grant>>>,
 }
 
@@ -40,15 +46,28 @@ struct Grant {
     service: Option<Arc<Service>>,
     /// The image that the container was created from.
     running: String,
+    way: Mutex<Way>,
     spool: PathBuf,
+    source: Option<Arc<dyn LayerSource>>,
     stores: Mutex<AttemptStores>,
     /// Held while an export runs, so that a second question does not start another.
     exporting: Arc<tokio::sync::Mutex<Exporting>>,
+    /// One of `max_out`: a session leaves as long as its destination may pull.
+    _place: Permit,
+}
+
+/// What a peer is to be given.
+pub(super) struct Leaving {
+    pub(super) session: SessionId,
+    pub(super) service: Option<Arc<Service>>,
+    /// The image that the container was created from.
+    pub(super) running: String,
+    pub(super) way: Way,
 }
 
 impl Grants {
     /// Grants over an empty spool: what an earlier process left in it is of no use to anybody.
-    pub(super) fn new(spool: PathBuf) -> Self {
+    pub(super) fn new(spool: PathBuf, source: Option<Arc<dyn LayerSource>>) -> Self {
         if let Err(error) = std::fs::remove_dir_all(&spool)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -56,32 +75,32 @@ impl Grants {
         }
         Self {
             spool,
+            source,
             open: Mutex::default(),
         }
     }
 
-    /// The folder for layers of an attempt.
-    pub(super) fn folder(spool: &std::path::Path, attempt: &Attempt) -> PathBuf {
-        spool.join(hex::encode(attempt))
-    }
-
-    /// From now on `peer` may pull for this attempt. False when too many attempts are open.
-    pub(super) fn allow(
-        &self,
-        session: SessionId,
-        attempt: Attempt,
-        peer: PublicKey,
-        service: Option<Arc<Service>>,
-        running: String,
-    ) -> bool {
-        let spool = Self::folder(&self.spool, &attempt);
+    /// From now on `peer` may pull for this attempt. False when too many attempts are open, or too many sessions leave.
+    pub(super) fn allow(&self, slots: &Slots, attempt: Attempt, peer: PublicKey, leaving: Leaving) -> bool {
+        let Leaving {
+            session,
+            service,
+            running,
+            way,
+        } = leaving;
+        let spool = self.spool.join(hex::encode(attempt));
         let mut open = self.lock();
-        if open.contains_key(&attempt) {
+        if let Some(grant) = open.get(&attempt) {
+            // Another method has to be taken after all.
+            *grant.way() = way;
             return true;
         }
         if open.len() >= MAX_GRANTS {
             return false;
         }
+        let Some(place) = slots.outgoing() else {
+            return false;
+        };
         open.insert(
             attempt,
             Arc::new(Grant {
@@ -89,16 +108,52 @@ impl Grants {
                 peer,
                 service,
                 running,
+                way: Mutex::new(way),
                 spool,
+                source: self.source.clone(),
                 stores: Mutex::default(),
                 exporting: Arc::default(),
+                _place: place,
             }),
         );
         true
     }
 
-    /// Ends the session's grants that are not wanted any more.
-    pub(super) fn keep_only(&self, session: &SessionId, wanted: impl Fn(&Attempt, PublicKey) -> bool) {
+    /// How the container of that attempt is given, while it stands.
+    pub(super) fn way(&self, attempt: &Attempt) -> Option<Way> {
+        let open = self.lock();
+        let way = open.get(attempt)?.way().clone();
+        Some(way)
+    }
+
+    /// From now on that round can be pulled; the destination has those before it.
+    pub(super) fn offer(&self, attempt: &Attempt, number: u32, blob: Arc<Chunked>) {
+        if let Some(grant) = self.lock().get(attempt) {
+            grant.offer(number, blob);
+        }
+    }
+
+    /// Ends the session's live moves: the container has exited, and the helper must let go of it before its engine can
+    /// start it again.
+    pub(super) fn end_live(&self, session: &SessionId) {
+        let ended: Vec<Attempt> = {
+            let open = self.lock();
+            let of = open.iter().filter(|(_, grant)| grant.session == *session);
+            of.filter(|(_, grant)| matches!(*grant.way(), Way::Live(_)))
+                .map(|(attempt, _)| *attempt)
+                .collect()
+        };
+        for attempt in ended {
+            self.end(&attempt);
+        }
+    }
+
+    /// Ends the session's grants that are not wanted any more, and names them.
+    pub(super) fn keep_only(
+        &self,
+        session: &SessionId,
+        wanted: impl Fn(&Attempt, PublicKey) -> bool,
+    ) -> Vec<Attempt> {
         let ended: Vec<Attempt> = {
             let open = self.lock();
             let of = open.iter().filter(|(_, grant)| grant.session == *session);
@@ -106,9 +161,10 @@ impl Grants {
                 .map(|(attempt, _)| *attempt)
                 .collect()
         };
-        for attempt in ended {
-            self.end(&attempt);
+        for attempt in &ended {
+            self.end(attempt);
         }
+        ended
     }
 
     /// Nobody may pull for this attempt any more; its layers are removed.
@@ -127,7 +183,7 @@ impl Grants {
     /// Returns their bytes.
     pub(super) async fn finish(
         &self,
-        docker: &Docker,
+        parts: &Parts,
         attempt: Attempt,
         reference: &str,
         image: &Image,
@@ -137,12 +193,15 @@ impl Grants {
             .get(&attempt)
             .cloned()
             .ok_or_else(|| LaunchError::Absent("of an attempt that has ended".into()))?;
+        let docker = &parts.docker;
         let below = match docker.image(&grant.running).await? {
             Some(running) => running.identity.diff_ids.len(),
             None => 0,
         };
         let fresh = image.identity.diff_ids.iter().skip(below).copied().collect();
-        let store = grant.export(docker, reference, Wanted::Only(fresh)).await?;
+        let store = grant
+            .export(docker, reference, &image.identity, Wanted::Only(fresh))
+            .await?;
         let bytes = store.manifest().layers.iter().map(|layer| layer.size).sum();
         grant.stores().last = Some(store);
         Ok(bytes)
@@ -176,6 +235,15 @@ impl Grants {
 
 impl Grant {
     async fn answer(self: Arc<Self>, docker: &Docker, body: TransferBody) -> TransferResponse {
+        if let TransferBody::Round { number, .. } = &body
+            && let Err(error) = self.look(*number).await
+        {
+            tracing::warn!(round = number, %error, "the writable layer can't be read for a destination");
+            return TransferResponse::Refused(match error {
+                RoundError::Order { .. } => WireError::BadRequest,
+                _ => WireError::Internal,
+            });
+        }
         let stores = self.stores().clone();
         let missing = match &body {
             TransferBody::Manifest { which } if !stores.has(*which) => *which,
@@ -199,6 +267,30 @@ impl Grant {
         not_ready
     }
 
+    /// Has the helper look at the container's writable layer, if that round is due.
+    async fn look(&self, number: u32) -> Result<(), RoundError> {
+        let way = self.way().clone();
+        let Way::Live(rounds) = way else {
+            return Err(RoundError::Order {
+                asked: number,
+                due: 0,
+            });
+        };
+        let blob = rounds.lock().await.round(number).await?;
+        self.offer(number, blob);
+        Ok(())
+    }
+
+    fn offer(&self, number: u32, blob: Arc<Chunked>) {
+        let mut stores = self.stores();
+        stores.put_round(number, blob);
+        stores.drop_rounds(number);
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().expect("nothing panics while it holds the way")
+    }
+
     /// Exports an image that was asked for.
     async fn prepare(&self, docker: &Docker, which: WhichImage) -> Result<(), LaunchError> {
         let base = match &self.service {
@@ -207,7 +299,7 @@ impl Grant {
         };
         match which {
             WhichImage::Base => {
-                let store = self.export(docker, &base.id, Wanted::All).await?;
+                let store = self.export(docker, &base.id, &base.identity, Wanted::All).await?;
                 self.stores().base = Some(store);
             }
             WhichImage::Running => {
@@ -215,7 +307,9 @@ impl Grant {
                 let running = running.ok_or_else(|| LaunchError::Absent(self.running.clone()))?;
                 let below = base.identity.diff_ids.len();
                 let above = running.identity.diff_ids.iter().skip(below).copied().collect();
-                let store = self.export(docker, &running.id, Wanted::Only(above)).await?;
+                let store = self
+                    .export(docker, &running.id, &running.identity, Wanted::Only(above))
+                    .await?;
                 self.stores().running = Some(store);
             }
             // Made by the cut, not by a question.
@@ -233,13 +327,15 @@ impl Grant {
     async fn export(
         &self,
         docker: &Docker,
-        image: &str,
+        reference: &str,
+        image: &Identity,
         wanted: Wanted,
     ) -> Result<Arc<LayerStore>, LaunchError> {
         tokio::fs::create_dir_all(&self.spool)
             .await
             .map_err(ExportError::Io)?;
-        let exported = export(docker, image, &wanted, &self.spool).await?;
+        let source = self.source.as_deref();
+        let exported = export_layers(docker, reference, image, &wanted, &self.spool, source).await?;
         Ok(Arc::new(LayerStore::open(&exported).await?))
     }
 }

@@ -1,6 +1,6 @@
 //! The cloneable way to the sessions, for the gateway, the API and the router.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,23 +10,26 @@ use blosm_migrate::docker::ImageError;
 use blosm_migrate::placement::{BookingKey, Mobility, MobilityPolicy, Position, nearest_first};
 use blosm_migrate::recreate::{LABEL_NETWORK, LABEL_SESSION};
 use blosm_migrate::service::Service;
-use blosm_migrate::session::{Entry, KnownOwner, Pending, Record, newest_owner};
+pub(super) use blosm_migrate::session::KnownOwner;
+use blosm_migrate::session::{Attempt, Entry, Pending, Record, newest_owner};
 use tokio::sync::{Notify, broadcast, oneshot};
 
-use super::actor::{ActorView, Command};
+use super::actor::{ActorView, Command, MoveOrder};
 use super::grants::Grants;
 use super::journal::JournalClosed;
+use super::methods::{self, MethodView};
 use super::registry::{Registry, Slot};
 use super::report::MigrationReport;
 use super::reports::Event;
 use super::shared::{self, Shared};
 use super::view::{AmountView, EngineView, ResourcesView, SessionView};
-use super::wire::{MoveReason, Refusal, SessionRequest, SessionResponse};
-use super::{launch, notice, room, submit};
+use super::wire::{Refusal, SessionRequest, SessionResponse};
+use super::{budget, drain, judge, launch, leftovers, notice, room, submit};
 use crate::config::Method;
 use crate::gateway::Gate;
 use crate::parts::{Parts, pending, position_of};
 
+mod dry_run;
 mod follow;
 mod operate;
 mod start;
@@ -42,6 +45,9 @@ pub(crate) enum OpenError {
     /// The service's image can't be used on this node.
     #[error(transparent)]
     Image(ImageError),
+    /// The operator empties this node.
+    #[error("this node is drained")]
+    Drained,
     /// The node is going down.
     #[error(transparent)]
     Journal(#[from] JournalClosed),
@@ -68,9 +74,12 @@ pub enum MigrateError {
     /// It is there already.
     #[error("the session is on that node already")]
     Already,
-    /// This version can't do it.
-    #[error("method {0} is not available; use image")]
-    Method(String),
+    /// Its state would be lost.
+    #[error("the service has state; use --method live or image, or declare it stateless = true")]
+    NotStateless,
+    /// There is nothing to copy.
+    #[error("the service is stateless, so nothing of it is copied; use --method stateless or image")]
+    Stateless,
     /// The other end, or this one, says no.
     #[error("not now: {0}")]
     Refused(String),
@@ -95,9 +104,27 @@ struct Inner {
 pub struct SessionsHandle(Arc<Inner>);
 
 impl SessionsHandle {
-    /// Whether the gateway serves.
+    /// Whether new clients are welcome: the gateway serves, and the node is not drained.
     pub fn ready(&self) -> bool {
-        self.0.ready.load(Ordering::Acquire) && !self.0.parts.stop.is_cancelled()
+        self.not_ready().is_none()
+    }
+
+    /// Why new clients are not welcome, if they are not.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        if self.0.parts.stop.is_cancelled() {
+            Some("the node is stopping")
+        } else if !self.0.ready.load(Ordering::Acquire) {
+            Some("the node is starting")
+        } else if self.0.parts.drain.is_on() {
+            Some("the node is drained; `blosm undrain` ends that")
+        } else {
+            None
+        }
+    }
+
+    /// What the services of the node share.
+    pub(super) fn parts(&self) -> &Arc<Parts> {
+        &self.0.parts
     }
 
     /// The session's slot, if this node has to do with it.
@@ -145,6 +172,9 @@ impl SessionsHandle {
         ticket: Option<u64>,
     ) -> Result<(Token, Arc<Slot>), OpenError> {
         let parts = &self.0.parts;
+        if parts.drain.is_on() {
+            return Err(OpenError::Drained);
+        }
         launch::base(parts, service).await.map_err(OpenError::Image)?;
         let open_here = |record: &Arc<Record>| record.may_run() && record.service == service.name;
         if let Some(max) = service.max_sessions
@@ -250,8 +280,14 @@ impl SessionsHandle {
         if !parts.chain.snapshot().state.members().contains(&from) {
             return SessionResponse::Refused(Refusal::NotMember);
         }
-        if let SessionRequest::Room { service, declaration } = &request {
-            return room::answer(parts, service, *declaration).await;
+        match &request {
+            SessionRequest::Room { service, declaration } => {
+                return room::answer(parts, service, *declaration).await;
+            }
+            SessionRequest::Assess { metadata, layers } => {
+                return judge::answer(parts, from, metadata, layers).await;
+            }
+            _ => {}
         }
         let Some(session) = request.session() else {
             return SessionResponse::Refused(Refusal::Malformed);

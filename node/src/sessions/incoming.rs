@@ -1,8 +1,11 @@
-//! A destination's attempt to take a session by the image method, from the first question to the signed hand-over.
+//! A destination's attempt to take a session, from the first question to the signed hand-over.
 //!
 //! ```text
 //! Want -> evaluate (Alg. 2) -> Claim -> stage base and running image   the source serves
-//!      -> Cut -> pull, load, check, create -> APPLIED -> READY         the source is down
+//!   live:      gated container, rounds of the writable layer           the source serves
+//!              -> Cut -> last delta -> APPLIED -> READY                the source is down
+//!   image:     Cut -> pull, load, check, create -> APPLIED -> READY    the source is down
+//!   stateless: create, start, healthy -> Cut -> APPLIED -> READY       both serve
 //!      -> HandedOver -> the session's task starts it and routes        this node serves
 //! ```
 //! This task moves bytes and asks; what the session *is* here changes only in its [`super::actor`].
@@ -14,36 +17,39 @@ use std::time::{Duration, Instant};
 
 use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Token, Verdict};
 use blosm_migrate::docker::ImageError;
-use blosm_migrate::evaluate::{SystemView, evaluate};
+use blosm_migrate::helper::HelperError;
 use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, load, manifest_root};
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
 use blosm_migrate::service::Service;
 use blosm_migrate::session::{Attempt, Entry, Fact, Pending, proven_owner};
-use blosm_migrate::transfer::{
-    Pull, PullError, Pulled, TransferRequest, TransferResponse, WhichImage, WireError,
-};
+use blosm_migrate::transfer::{Pull, PullError, TransferRequest, TransferResponse, WhichImage, WireError};
 use blosm_net::{Protocol, peer_of_key};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::actor::Command;
-use super::grants::Grants;
-use super::launch::{self, LaunchError};
+use super::actor::{Command, MoveOrder};
+use super::launch::{self, LaunchError, Running};
+use super::methods::{self, Live};
 use super::notice::{self, NoAnswer};
 use super::registry::Slot;
-use super::report::{MigrationOutcome, MigrationReport, Round, VerdictDetail};
+use super::report::{MigrationOutcome, MigrationReport, Round};
 use super::wire::{
-    Announcement, MoveReason, Refusal, SessionRequest, SessionResponse, SourceFigures, Stopped,
+    Announcement, FinalState, MoveReason, NoLive, Refusal, SessionRequest, SessionResponse, SourceFigures,
+    Stopped,
 };
-use super::{IMAGE_REPOSITORY, room};
+use super::{IMAGE_REPOSITORY, budget, judge, room};
+use crate::config::Method;
 use crate::parts::Parts;
 
 mod books;
+mod claim;
+pub(super) mod folders;
+mod live;
+mod seeds;
 mod stage;
+mod stateless;
 
-/// Repository of pinned bases whose own name means another image in this engine.
-const BASE_REPOSITORY: &str = "blosm-base";
 /// Between two signs of life to the source.
 const ALIVE: Duration = Duration::from_secs(1);
 /// How long the report waits for the first healthy answer and for the source's figures.
@@ -62,7 +68,7 @@ pub(super) struct Visit {
     pub(super) attempt: Attempt,
     pub(super) token: Option<String>,
     pub(super) source: PublicKey,
-    pub(super) reason: MoveReason,
+    pub(super) how: MoveOrder,
 }
 
 /// Why an attempt ended without a hand-over.
@@ -88,8 +94,18 @@ enum Ended {
     OtherImage,
     #[error(transparent)]
     Config(#[from] ConfigMismatch),
+    #[error("a round of the source's writable layer can't be applied: {0}")]
+    Helper(#[from] HelperError),
+    #[error("passing a round to the helper: {0}")]
+    Pipe(#[source] std::io::Error),
+    #[error(
+        "the service writes faster than the link carries: the last delta would take {left_ms} ms; slow it down, raise migration.max_downtime, or use --force"
+    )]
+    TooFast { left_ms: u128 },
     #[error("this node has no room for the service any more")]
     NoRoom,
+    #[error(transparent)]
+    Disk(#[from] budget::DiskLow),
     #[error("the session is not wanted here any more")]
     Overtaken,
 }
@@ -109,20 +125,24 @@ impl From<blosm_migrate::docker::ImageError> for Ended {
 /// Runs one attempt. What it leaves behind on failure is cleaned up here; what is applied stays until the source has said
 /// whether it signs.
 pub(super) async fn run(parts: Arc<Parts>, slot: Arc<Slot>, visit: Visit) {
-    let spool = Grants::folder(&parts.config.data_dir.join("incoming"), &visit.attempt);
+    let spool = folders::of(&parts.config.data_dir, &visit.session);
     let mut attempt = Incoming {
         report: MigrationReport::begin(
             &visit.attempt,
             visit.session,
             visit.source,
             parts.me,
-            visit.reason,
+            visit.how.reason,
         ),
         begin: Instant::now(),
         announced: None,
         epoch: 0,
         staged: Vec::new(),
         container_image: None,
+        pull: None,
+        rate: None,
+        method: Method::Image,
+        claim: Vec::new(),
         applied: false,
         spool,
         parts,
@@ -146,9 +166,28 @@ struct Incoming {
     staged: Vec<String>,
     /// The image of the created container, which stays as long as that.
     container_image: Option<String>,
+    /// How it fetches, once something was fetched.
+    pull: Option<Arc<stage::Puller>>,
+    /// What the link carries, bytes per second, as the last longer pull has found it.
+    rate: Option<f64>,
+    /// The method that the source has agreed to.
+    method: Method,
+    /// The signed claim, to be presented again if another method has to be taken.
+    claim: Vec<u8>,
     /// The container is in the journal: only the source's word removes it now.
     applied: bool,
     spool: PathBuf,
+}
+
+/// A container that holds the source's final state and has not served it.
+struct Arrived {
+    container: String,
+    image: String,
+    root: Hash,
+    /// Its process, if it runs already.
+    prepared: Option<Running>,
+    /// When the source could last answer, on this node's clock.
+    last_answer_before: Instant,
 }
 
 /// What the cut has left to measure.
@@ -163,8 +202,9 @@ impl Incoming {
         let (announcement, announce) = self.want().await?;
         let service = self.parts.config.services.get(&announcement.service).cloned();
         let verdict = self.evaluate(&announce, service.as_deref()).await?;
-        self.claim(&announce, verdict).await?;
-        let (true, Some(service)) = (verdict.accepted, service) else {
+        let wanted = self.wanted(service.as_deref());
+        let accepted = self.claim(&announce, verdict, wanted).await?;
+        let (true, Some(service), Some(method)) = (verdict.accepted, service, accepted) else {
             return Err(Ended::VerdictFalse);
         };
         let key = BookingKey::Claim(self.visit.attempt);
@@ -172,142 +212,11 @@ impl Incoming {
             return Err(Ended::NoRoom);
         }
         let alive = self.keep_alive();
-        let moved = self.transfer(&service, &announce, announcement.running).await;
+        let moved = self
+            .transfer(&service, &announce, announcement.running, method)
+            .await;
         drop(alive);
         moved
-    }
-
-    /// Rule 2: the owner announces when a member asks for the session by presenting its token.
-    async fn want(&mut self) -> Result<(Announcement, Announce), Ended> {
-        self.event("announce");
-        let begin = Instant::now();
-        let request = SessionRequest::Want {
-            session: self.visit.session,
-            token: self.visit.token.clone(),
-        };
-        let SessionResponse::Announced(announcement) = self.ask(&request).await? else {
-            return Err(Ended::OtherAnswer);
-        };
-        self.report.phases_ms.announce = millis(begin);
-        let transaction = self
-            .parts
-            .transaction(&announcement.announce)
-            .ok_or(Ended::OtherAnswer)?;
-        let hash = transaction.hash();
-        let announce = match transaction.payload {
-            Payload::Announce(announce)
-                if transaction.sender == self.visit.source && announce.session == self.visit.session =>
-            {
-                announce
-            }
-            _ => return Err(Ended::OtherAnswer),
-        };
-        self.prove_owner(&announcement.pending, announce.epoch)?;
-        self.announced = Some(hash);
-        self.epoch = announce.epoch;
-        self.report.note("announce", hash);
-        self.report.service = announce.metadata.service.clone();
-        Ok((announcement, announce))
-    }
-
-    /// A member's word alone does not make it the owner: else it could have a container started here that runs
-    /// elsewhere.
-    fn prove_owner(&self, pending: &[Pending], epoch: u64) -> Result<(), Ended> {
-        let mut facts = Vec::with_capacity(pending.len());
-        for transaction in pending {
-            let transaction = self
-                .parts
-                .transaction(&transaction.bytes)
-                .ok_or(Ended::OtherAnswer)?;
-            match transaction.payload {
-                Payload::Open(open)
-                    if open.session == self.visit.session && open.opener == transaction.sender =>
-                {
-                    facts.push(Fact::Opened { opener: open.opener });
-                }
-                Payload::HandOver(handover) if handover.session == self.visit.session => {
-                    facts.push(Fact::HandedOver {
-                        sender: transaction.sender,
-                        epoch: handover.epoch,
-                        destination: handover.destination,
-                    });
-                }
-                _ => {}
-            }
-        }
-        let opener = self
-            .visit
-            .token
-            .as_deref()
-            .and_then(|token| Token::parse(token).ok())
-            .map(|token| token.opener());
-        let view = self.parts.chain.snapshot();
-        let proven = proven_owner(view.state.session(&self.visit.session), opener, &facts);
-        if proven == Some((self.visit.source, epoch)) {
-            Ok(())
-        } else {
-            Err(Ended::NotProven)
-        }
-    }
-
-    async fn evaluate(&mut self, announce: &Announce, service: Option<&Service>) -> Result<Verdict, Ended> {
-        let begin = Instant::now();
-        let base_held = match service {
-            Some(service) => self.parts.docker.pinned(&service.image).await.is_ok(),
-            None => false,
-        };
-        let runtime = self.parts.docker.alive().await;
-        let remaining = {
-            let bookings = self.parts.bookings();
-            bookings.remaining(Instant::now())
-        };
-        let architecture = &self.parts.docker.info().architecture;
-        let system = match self.parts.readings() {
-            Ok(readings) => SystemView::new(&readings, remaining, architecture, runtime, base_held),
-            Err(error) => {
-                tracing::warn!(%error, "this node can't read its own resources; it claims nothing");
-                return Err(Ended::VerdictFalse);
-            }
-        };
-        let tolerance = self.parts.config.migration.tolerance;
-        let verdict = evaluate(&announce.metadata, service, &system, tolerance);
-        self.report.phases_ms.evaluate = millis(begin);
-        self.report.verdict = verdict.accepted;
-        self.report.verdict_detail = VerdictDetail {
-            memory: verdict.memory,
-            cpu: verdict.cpu,
-            gpu: verdict.gpu,
-            service: verdict.service,
-            hard: verdict.hard.map(|hard| format!("{hard:?}").to_lowercase()),
-        };
-        Ok(verdict)
-    }
-
-    /// Rule 2: to the owner and to the proposer at the same time.
-    async fn claim(&mut self, announce: &Announce, verdict: Verdict) -> Result<(), Ended> {
-        let claim = Claim {
-            session: self.visit.session,
-            epoch: announce.epoch,
-            attempt: self.visit.attempt,
-            verdict,
-        };
-        let transaction = self.parts.sign(Payload::Claim(claim));
-        let bytes = transaction.encode();
-        self.report.note("claim", transaction.hash());
-        self.parts.reports.put(self.report.clone());
-        let parts = self.parts.clone();
-        tokio::spawn(async move {
-            let hash = transaction.hash();
-            match parts.chain.submit(transaction).await {
-                Ok(height) => parts.reports.sealed(&hash, height),
-                // A claim is a request, not a lock: the hand-over does not need it sealed.
-                Err(error) => tracing::debug!(%error, "a claim is not sealed"),
-            }
-        });
-        match self.ask(&SessionRequest::Claim { claim: bytes }).await? {
-            SessionResponse::Agreed => Ok(()),
-            _ => Err(Ended::OtherAnswer),
-        }
     }
 
     /// Signs of life until the task is ended.
@@ -315,15 +224,16 @@ impl Incoming {
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
         let confirmed = self.announced;
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let request = SessionRequest::Alive {
-                session: visit.session,
-                attempt: visit.attempt,
-            };
             let wait = parts.config.migration.confirm_wait;
             if let Some(announced) = confirmed {
                 tokio::spawn(watch_confirmations(parts.clone(), visit.attempt, announced, wait));
             }
             loop {
+                let request = SessionRequest::Alive {
+                    session: visit.session,
+                    attempt: visit.attempt,
+                    step: parts.reports.step(&visit.attempt),
+                };
                 if let Err(error) = notice::ask(&parts, visit.source, &request).await {
                     tracing::debug!(%error, "a sign of life is not answered");
                 }
@@ -337,14 +247,98 @@ impl Incoming {
         service: &Arc<Service>,
         announce: &Announce,
         running: [u8; 32],
+        method: Method,
     ) -> Result<Moved, Ended> {
         self.event("stage");
         let begin = Instant::now();
+        self.parts.budget.may_stage(&self.parts).await?;
         let base = self.stage(service, Digest(running)).await?;
         self.report.phases_ms.stage = millis(begin);
+        let epoch = announce.epoch;
+        let arrived = match method {
+            Method::Image => self.by_image(service, &base, epoch).await?,
+            Method::Stateless => self.by_stateless(service, &base, epoch).await?,
+            Method::Live => {
+                let first = self.first_round().await?;
+                match self.gated(service, &base, epoch, Digest(running)).await {
+                    Ok(gated) => self.by_live(gated, first, epoch).await?,
+                    Err(error) => {
+                        tracing::warn!(%error, "a gated container can't be prepared; taking the image method");
+                        self.drop_container(&self.container_name(epoch)).await;
+                        self.fall_back(NoLive::NoGate);
+                        let Some(Method::Image) = self.agree(Method::Image).await? else {
+                            return Err(Ended::OtherAnswer);
+                        };
+                        self.by_image(service, &base, epoch).await?
+                    }
+                }
+            }
+        };
+        let entry = Entry::Applied {
+            session: self.visit.session,
+            service: service.name.clone(),
+            source: self.visit.source,
+            epoch,
+            attempt: self.visit.attempt,
+            root: arrived.root,
+            container: arrived.container.clone(),
+            image: arrived.image,
+        };
+        let (done, written) = oneshot::channel();
+        self.slot
+            .commands
+            .send(Command::Applied {
+                entry,
+                prepared: arrived.prepared,
+                done,
+            })
+            .await
+            .map_err(|_| Ended::Overtaken)?;
+        if !written.await.unwrap_or(false) {
+            self.drop_container(&arrived.container).await;
+            return Err(Ended::Overtaken);
+        }
+        self.applied = true;
+        self.event("applied");
+        self.ready(arrived.root, epoch, arrived.last_answer_before).await
+    }
 
+    /// The paper's way: everything that is new crosses the link while the source is down.
+    async fn by_image(&mut self, service: &Arc<Service>, base: &Base, epoch: u64) -> Result<Arrived, Ended> {
+        let (stopped, last_answer_before) = self.cut().await?;
+        self.event("transfer");
+        let begin = Instant::now();
+        let FinalState::Image {
+            config_digest,
+            diff_ids,
+        } = stopped.state
+        else {
+            return Err(Ended::OtherAnswer);
+        };
+        let said = Identity {
+            config_digest: Digest(config_digest),
+            diff_ids: diff_ids.into_iter().map(Digest).collect(),
+        };
+        let (container, image) = self.apply(service, base, epoch, &said).await?;
+        self.report.phases_ms.transfer = millis(begin);
+        Ok(Arrived {
+            container,
+            image,
+            root: manifest_root(&self.visit.session, epoch, &said),
+            prepared: None,
+            last_answer_before,
+        })
+    }
+
+    /// The name of this attempt's container.
+    fn container_name(&self, epoch: u64) -> String {
+        launch::name(&self.visit.session, epoch + 1, &self.visit.attempt)
+    }
+
+    /// Has the source cut, and notes what that took. Gives its final state, and when it could last answer.
+    async fn cut(&mut self) -> Result<(Stopped, Instant), Ended> {
         let asked = Instant::now();
-        let (stopped, answered) = self.cut().await?;
+        let (stopped, answered) = self.ask_for_cut().await?;
         // The source's word, never more than the whole cut took.
         let since = Duration::from_micros(stopped.since_last_answer_us).min(asked.elapsed());
         let last_answer_before = answered.checked_sub(since).unwrap_or(asked);
@@ -354,38 +348,11 @@ impl Incoming {
         self.report.image_bytes = stopped.image_bytes;
         self.report.writable_bytes = stopped.writable_bytes;
         tracing::debug!(cut_ms = millis(asked), "the source has stopped");
-
-        self.event("transfer");
-        let begin = Instant::now();
-        let (container, image, root) = self.apply(service, &base, announce.epoch, &stopped).await?;
-        self.report.phases_ms.transfer = millis(begin);
-        let entry = Entry::Applied {
-            session: self.visit.session,
-            service: service.name.clone(),
-            source: self.visit.source,
-            epoch: announce.epoch,
-            attempt: self.visit.attempt,
-            root,
-            container: container.clone(),
-            image,
-        };
-        let (done, written) = oneshot::channel();
-        self.slot
-            .commands
-            .send(Command::Applied { entry, done })
-            .await
-            .map_err(|_| Ended::Overtaken)?;
-        if !written.await.unwrap_or(false) {
-            self.drop_container(&container).await;
-            return Err(Ended::Overtaken);
-        }
-        self.applied = true;
-        self.event("applied");
-        self.ready(root, announce.epoch, last_answer_before).await
+        Ok((stopped, last_answer_before))
     }
 
     /// Asks for the cut. A lost answer is asked for again: the source has stopped once and says the same.
-    async fn cut(&mut self) -> Result<(Stopped, Instant), Ended> {
+    async fn ask_for_cut(&mut self) -> Result<(Stopped, Instant), Ended> {
         let request = SessionRequest::Cut {
             session: self.visit.session,
             attempt: self.visit.attempt,

@@ -1,25 +1,29 @@
 //! Creating, starting and adopting the container of a session. What may be started is decided elsewhere.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use blosm_ledger::SessionId;
 use blosm_migrate::docker::{EngineError, ImageError, Opened, watch_exit};
+use blosm_migrate::gate::{GateError, GateFolder};
+use blosm_migrate::helper::HelperError;
 use blosm_migrate::image::ExportError;
 use blosm_migrate::recreate::{self, Base, ContainerSpec, SpecError};
 use blosm_migrate::service::Service;
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::ServeError;
 
+use super::rounds::RoundError;
 use crate::parts::Parts;
 
 /// So long after a start health is asked for more often than declared: a service that listens within milliseconds should
 /// not wait for a whole interval.
 const EAGER: Duration = Duration::from_secs(1);
-/// Between two questions then.
-const EAGER_LOOK: Duration = Duration::from_millis(5);
+/// Between two questions then: a connection that is refused at once costs next to nothing.
+const EAGER_LOOK: Duration = Duration::from_millis(1);
 
 /// A container whose entrypoint runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,15 @@ pub(crate) enum LaunchError {
     /// An exported layer can't be read.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The writable layer can't be read.
+    #[error(transparent)]
+    Round(#[from] RoundError),
+    /// The layer helper refused, failed or is gone.
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    /// The gate can't be made or opened.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// It took longer than anybody waits.
     #[error("the engine took too long")]
     Late,
@@ -86,7 +99,8 @@ pub(crate) async fn base(parts: &Parts, service: &Service) -> Result<Base, Image
     Ok(parts.docker.pinned(&service.image).await?.base())
 }
 
-/// Creates the container of a session from `image` and this node's own declaration. It does not run yet.
+/// Creates the container of a session from `image` and this node's own declaration, and gives the engine's id of it. It
+/// does not run yet; with a gate it will wait there once it is started.
 pub(crate) async fn create(
     parts: &Parts,
     service: &Service,
@@ -94,9 +108,10 @@ pub(crate) async fn create(
     session: &SessionId,
     name: &str,
     image: &str,
-) -> Result<(), LaunchError> {
+    gate: Option<&GateFolder>,
+) -> Result<String, LaunchError> {
     let labels = recreate::session_labels(&parts.network_label(), &session.0, &service.name);
-    let spec = ContainerSpec::build(
+    let mut spec = ContainerSpec::build(
         service,
         base,
         image,
@@ -104,7 +119,31 @@ pub(crate) async fn create(
         name.to_owned(),
         recreate::short_id(&session.0),
     )?;
-    parts.docker.create(&spec).await?;
+    spec.gate = gate.map(|gate| gate.path().to_owned());
+    Ok(parts.docker.create(&spec).await?)
+}
+
+/// The gate of a container, whether it has one or not.
+pub(crate) fn gate(parts: &Parts, name: &str) -> Result<GateFolder, LaunchError> {
+    Ok(GateFolder::of(&gates(parts), name)?)
+}
+
+/// Makes the closed gate of a container that is yet to be created.
+pub(crate) fn new_gate(parts: &Parts, name: &str) -> Result<GateFolder, LaunchError> {
+    Ok(GateFolder::prepare(&gates(parts), name)?)
+}
+
+fn gates(parts: &Parts) -> PathBuf {
+    parts.config.data_dir.join("gates")
+}
+
+/// Removes a container, and its gate with it.
+pub(crate) async fn remove(parts: &Parts, name: &str, force: bool) -> Result<(), EngineError> {
+    parts.docker.remove(name, force).await?;
+    match gate(parts, name).and_then(|gate| Ok(gate.remove()?)) {
+        Ok(()) => {}
+        Err(error) => tracing::warn!(container = name, %error, "its gate is left"),
+    }
     Ok(())
 }
 
@@ -112,6 +151,7 @@ pub(crate) async fn create(
 ///
 /// The caller has made sure that this node owns the session and has written down that it starts.
 pub(crate) async fn start(parts: &Parts, service: &Service, name: &str) -> Result<Running, LaunchError> {
+    open(parts, name)?;
     let container = parts
         .docker
         .inspect(name)
@@ -124,15 +164,51 @@ pub(crate) async fn start(parts: &Parts, service: &Service, name: &str) -> Resul
             (started.pid, started.address)
         }
     };
-    let ip = address.ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
-    let running = Running {
-        container: name.to_owned(),
-        pid,
-        id: container.id,
-        address: SocketAddr::new(ip, service.port),
-    };
+    let running = running(service, name, container.id, pid, address)?;
     healthy(service, &running).await?;
     Ok(running)
+}
+
+/// Starts a container that waits at its gate. Its own program does not run yet.
+pub(crate) async fn start_gated(
+    parts: &Parts,
+    service: &Service,
+    name: &str,
+    id: String,
+) -> Result<Running, LaunchError> {
+    let started = parts.docker.start(name).await?;
+    running(service, name, id, started.pid, started.address)
+}
+
+/// Lets a container that waits at its gate go on, and waits until it is healthy. As [`start`], without the engine.
+pub(crate) async fn pass(parts: &Parts, service: &Service, running: &Running) -> Result<(), LaunchError> {
+    open(parts, &running.container)?;
+    healthy(service, running).await
+}
+
+/// Opens the container's gate, if it has one.
+fn open(parts: &Parts, name: &str) -> Result<(), LaunchError> {
+    let gate = gate(parts, name)?;
+    if gate.exists() {
+        gate.open()?;
+    }
+    Ok(())
+}
+
+fn running(
+    service: &Service,
+    name: &str,
+    id: String,
+    pid: u32,
+    address: Option<IpAddr>,
+) -> Result<Running, LaunchError> {
+    let ip = address.ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
+    Ok(Running {
+        container: name.to_owned(),
+        pid,
+        id,
+        address: SocketAddr::new(ip, service.port),
+    })
 }
 
 /// Waits for the first healthy answer.

@@ -16,34 +16,57 @@ use blosm_migrate::placement::Amount;
 use blosm_migrate::service::Service;
 
 mod actor;
+mod assess;
+mod brought;
+mod budget;
+mod drain;
 mod grants;
 mod handle;
 mod incoming;
 mod journal;
+mod judge;
 mod launch;
+mod leftovers;
+mod limits;
+mod measure;
+mod methods;
 mod notice;
+mod progress;
 mod registry;
 mod report;
 mod reports;
 mod room;
+mod rounds;
 mod shared;
 mod submit;
 mod view;
 mod wire;
 
+pub(crate) use actor::MoveOrder;
+pub use assess::Assessment;
+pub(crate) use brought::Brought;
+pub(crate) use budget::Budget;
+pub(crate) use drain::Drain;
+pub use drain::{DrainError, DrainView, SessionDrain};
 pub(crate) use handle::OpenError;
 pub use handle::{MigrateError, SessionsHandle};
 pub use journal::{JournalClosed, JournalHandle};
+pub(crate) use limits::Slots;
+pub use methods::MethodView;
+pub(crate) use methods::Methods;
+pub use progress::Progress;
 pub use report::{
     LedgerFigures, LinkFigures, MigrationOutcome, MigrationReport, Phases, RequestFigures, Round, SCHEMA,
     SealedTransaction, VerdictDetail,
 };
 pub use reports::{Event, Reports};
 pub use view::{AmountView, EngineView, ResourcesView, SessionView};
-pub(crate) use wire::{encode, micros};
+pub(crate) use wire::{MoveReason, encode, micros};
 
 /// Repository of the images that hand-overs make. They are removed when nobody needs them any more.
 pub(crate) const IMAGE_REPOSITORY: &str = "blosm-session";
+/// Repository of pinned bases whose own name means another image in this engine.
+pub(crate) const BASE_REPOSITORY: &str = "blosm-base";
 
 /// Milliseconds since the epoch by this machine's wall clock, for reports only.
 pub(crate) fn unix_ms() -> u64 {

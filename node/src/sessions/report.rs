@@ -49,9 +49,9 @@ pub struct MigrationReport {
     pub service: String,
     /// How the container moves.
     pub method: String,
-    /// The method that was wanted, where another one had to be taken.
+    /// The method that was wanted and why another one had to be taken, as `live: reason`.
     pub fallback: Option<String>,
-    /// `mobility`, `operator`.
+    /// `mobility`, `operator`, `drain`.
     pub reason: String,
     /// The node that gives, as its public key in hex.
     pub source: String,
@@ -116,6 +116,7 @@ impl MigrationReport {
             reason: match reason {
                 MoveReason::Mobility => "mobility".into(),
                 MoveReason::Operator => "operator".into(),
+                MoveReason::Drain => "drain".into(),
             },
             source: source.to_string(),
             destination: destination.to_string(),
@@ -193,9 +194,9 @@ pub struct Phases {
     pub drain: f64,
     /// From the stop signal to the exit.
     pub stop: f64,
-    /// Commit at the source.
+    /// At the source, after the exit: the commit, or the last look at the writable layer.
     pub commit: f64,
-    /// Fetching, loading and verifying the last layer, and creating the container.
+    /// Fetching, applying and making durable what was left after the stop; with the image method also creating the container.
     pub transfer: f64,
     /// From the signed hand-over to the first healthy answer.
     pub start: f64,

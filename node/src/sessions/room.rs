@@ -55,7 +55,7 @@ pub(super) async fn answer(parts: &Parts, name: &str, declaration: blosm_ledger:
     let Some(service) = declared else {
         return SessionResponse::Refused(Refusal::OtherService);
     };
-    if launch::base(parts, service).await.is_err() {
+    if parts.drain.is_on() || launch::base(parts, service).await.is_err() {
         return SessionResponse::Refused(Refusal::Full);
     }
     let ticket = u64::from_le_bytes(super::random());

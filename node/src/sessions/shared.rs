@@ -33,6 +33,10 @@ impl Shared {
         if let Some(gate) = self.lock().get(&service.name) {
             return Ok(gate.clone());
         }
+        // What runs already goes on: it has no state, and its node is still there.
+        if parts.drain.is_on() {
+            return Err(OpenError::Drained);
+        }
         launch::base(parts, service).await.map_err(OpenError::Image)?;
         let gate = {
             let mut gates = self.lock();
@@ -100,7 +104,7 @@ async fn run(parts: &Parts, service: &Service) -> Result<Running, LaunchError> {
     if parts.docker.inspect(&name).await?.is_none() {
         let base = launch::base(parts, service).await?;
         let image = base.identity.config_digest.to_string();
-        launch::create(parts, service, &base, &id, &name, &image).await?;
+        launch::create(parts, service, &base, &id, &name, &image, None).await?;
     }
     launch::start(parts, service, &name).await
 }

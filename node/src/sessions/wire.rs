@@ -3,11 +3,15 @@
 //! Every request is answered once. All of them may be repeated: a node that has done what is asked answers as it did
 //! the first time. The sender is the peer at the other end of the connection; no message names it.
 
-use blosm_ledger::{Hash, SessionId, Transaction};
+use blosm_ledger::{Hash, Metadata, SessionId, Transaction, Verdict};
 use blosm_migrate::session::{Attempt, Pending};
+use blosm_migrate::transfer::RoundManifest;
 use std::time::Duration;
 
 use borsh::{BorshDeserialize, BorshSerialize};
+
+use super::progress::Step;
+use crate::config::Method;
 
 /// A question or a notice to another node.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
@@ -29,11 +33,17 @@ pub(crate) enum SessionRequest {
         attempt: Attempt,
         /// Why it is moved.
         reason: MoveReason,
+        /// How the operator wants it moved; absent: as the member is configured.
+        method: Option<Method>,
+        /// Whether it may stop the service for longer than the member's `max_downtime`.
+        force: bool,
     } = 1,
     /// The asker's claim, as it also went to the proposer.
     Claim {
         /// Canonical bytes of the `Claim` transaction.
         claim: Vec<u8>,
+        /// How the asker wants to move the container.
+        method: Method,
     } = 2,
     /// The asker has staged what it can: stop the container now.
     Cut {
@@ -73,6 +83,8 @@ pub(crate) enum SessionRequest {
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
+        /// How far it is, for the owner's operator.
+        step: Option<Step>,
     } = 7,
     /// The asker gives the attempt up.
     Cancel {
@@ -104,10 +116,17 @@ pub(crate) enum SessionRequest {
         /// The token itself.
         token: String,
     } = 11,
+    /// A dry run: would this node take that container? Nothing follows from the answer.
+    Assess {
+        /// The container as it would be announced.
+        metadata: Box<Metadata>,
+        /// diffIDs of the image that it was created from, lowest first.
+        layers: Vec<[u8; 32]>,
+    } = 12,
 }
 
 impl SessionRequest {
-    /// The session that it is about; a question for room is about none.
+    /// The session that it is about; questions for room are about none.
     pub(crate) fn session(&self) -> Option<SessionId> {
         match self {
             Self::Want { session, .. }
@@ -120,8 +139,8 @@ impl SessionRequest {
             | Self::Cancel { session, .. }
             | Self::Report { session, .. }
             | Self::Close { session, .. } => Some(*session),
-            Self::Claim { claim } => Transaction::decode(claim).ok()?.payload.session(),
-            Self::Room { .. } => None,
+            Self::Claim { claim, .. } => Transaction::decode(claim).ok()?.payload.session(),
+            Self::Room { .. } | Self::Assess { .. } => None,
         }
     }
 }
@@ -133,7 +152,7 @@ impl SessionRequest {
 pub(crate) enum SessionResponse {
     /// To `Want`.
     Announced(Announcement) = 0,
-    /// To `Claim`, `Alive`, `Cancel`, `Invite`, `Report`: yes.
+    /// To `Alive`, `Cancel`, `Invite`, `Report`, and to a `Claim` with a verdict of false: yes.
     Agreed = 1,
     /// To `Cut`.
     Stopped(Stopped) = 2,
@@ -158,6 +177,37 @@ pub(crate) enum SessionResponse {
     } = 6,
     /// No.
     Refused(Refusal) = 7,
+    /// To `Assess`.
+    Assessed(Assessed) = 8,
+    /// To `Claim`: the asker may pull, in this way.
+    Accepted {
+        /// How the source gives the container.
+        method: Method,
+        /// Why it does not give it live, when that was asked for.
+        no_live: Option<NoLive>,
+    } = 9,
+}
+
+/// Why a container can't be moved live. Both ends use it; the source's crosses the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize, thiserror::Error)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum NoLive {
+    /// Nothing answers at the helper's socket.
+    #[error("no layer helper answers")]
+    NoHelper = 0,
+    /// The container's root is not an overlay that can be read.
+    #[error("the container's writable layer is not an overlay directory that can be read")]
+    NotOverlay = 1,
+    /// The overlay uses `redirect_dir` or `metacopy`.
+    #[error("the container's overlay uses redirect_dir or metacopy")]
+    OverlayFeature = 2,
+    /// The helper failed or refused.
+    #[error("the layer helper refused or failed; see the log there")]
+    Failed = 3,
+    /// The engine did not start a gated container, or the helper does not see into it.
+    #[error("a gated container can't be prepared; see the log there")]
+    NoGate = 4,
 }
 
 /// Why a member is asked to take a session.
@@ -169,6 +219,19 @@ pub(crate) enum MoveReason {
     Mobility = 0,
     /// The operator wants it.
     Operator = 1,
+    /// The operator empties the node.
+    Drain = 2,
+}
+
+/// What a node would do with a container that it was asked about.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub(crate) struct Assessed {
+    /// Its judgement (Algorithm 2), as of now.
+    pub(crate) verdict: Verdict,
+    /// Which of the layers in question it lacks, by their index.
+    pub(crate) lacking: Vec<u32>,
+    /// The methods by which it takes sessions, in the words of reports.
+    pub(crate) methods: Vec<String>,
 }
 
 /// What a destination needs to judge for itself and to stage.
@@ -188,15 +251,13 @@ pub(crate) struct Announcement {
 /// The state in which the source stopped, and what that took.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Stopped {
-    /// Config digest of the committed image.
-    pub(crate) config_digest: [u8; 32],
-    /// Its ordered diffIDs.
-    pub(crate) diff_ids: Vec<[u8; 32]>,
+    /// What the destination has to apply.
+    pub(crate) state: FinalState,
     /// Waiting for the requests in flight, in microseconds.
     pub(crate) drain_us: u64,
     /// From the stop signal to the exit, in microseconds.
     pub(crate) stop_us: u64,
-    /// Commit and export of the changed layer, in microseconds.
+    /// Commit and export of the changed layer, or the last look at it, in microseconds.
     pub(crate) commit_us: u64,
     /// From the moment of the last answer to this answer, in microseconds of the source's clock.
     pub(crate) since_last_answer_us: u64,
@@ -204,6 +265,24 @@ pub(crate) struct Stopped {
     pub(crate) writable_bytes: u64,
     /// All layers in bytes.
     pub(crate) image_bytes: u64,
+}
+
+/// The final state at the source, by method.
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub(crate) enum FinalState {
+    /// A committed image.
+    Image {
+        /// Config digest of the committed image.
+        config_digest: [u8; 32],
+        /// Its ordered diffIDs.
+        diff_ids: Vec<[u8; 32]>,
+    } = 0,
+    /// What the rounds before have not brought. If it is small it has come along, whole: no round trip in the cut.
+    Live(RoundManifest) = 1,
+    /// None: the service is stateless and still runs.
+    Stateless = 2,
 }
 
 /// What the former owner counted.
@@ -238,8 +317,10 @@ pub(crate) enum Refusal {
     /// The session came there less than `min_stay` ago.
     #[error("the session moved less than min_stay ago")]
     TooSoon = 3,
-    /// Another hand-over of it is in progress.
-    #[error("another hand-over of the session is in progress")]
+    /// Another hand-over of it is in progress, or as many of others as the node allows (`max_in`, `max_out`).
+    #[error(
+        "another hand-over of the session is in progress, or as many of others as the node allows at once"
+    )]
     Busy = 4,
     /// The attempt is not, or no longer, open.
     #[error("the attempt is not, or no longer, open")]
@@ -265,6 +346,9 @@ pub(crate) enum Refusal {
     /// The asker is no member.
     #[error("the asker is not a member of the network")]
     NotMember = 12,
+    /// The peer is drained: it takes no session.
+    #[error("the peer is drained; `blosm undrain` on it ends that")]
+    Drained = 13,
 }
 
 /// Encodes a message of this protocol.

@@ -208,6 +208,9 @@ fn bad_usage_is_two() {
         &["chain", "tx", "12ab", "--data-dir", "/d"],
         &["init", "--network", "n", "--data-dir", "d", "--location", "north"],
         &["migrate", "abc", "--method", "teleport", "--data-dir", "/d"],
+        &["migrate", "abc", "--dry-run", "--detach", "--data-dir", "/d"],
+        &["drain", "host2", "--data-dir", "/d"],
+        &["undrain"],
     ] {
         let ran = blosm(args.iter().copied());
         assert_eq!(ran.status, 2, "{args:?}: {}", ran.stderr);
@@ -233,6 +236,9 @@ fn commands_say_that_no_node_runs() {
         &["sessions"],
         &["chain", "head"],
         &["migrate", "ab"],
+        &["migrate", "ab", "--dry-run"],
+        &["drain", "--to", "host2"],
+        &["undrain", "--json"],
     ] {
         let args = command.iter().copied().chain(["--data-dir", text(&dir)]);
         blosm(args).failed(&["no blosm answers at", &listen, "blosm run --data-dir"]);

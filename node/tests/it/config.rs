@@ -56,6 +56,8 @@ fn the_template_without_its_comment_marks_is_the_defaults() {
     assert_eq!(format!("{:?}", all.gateway), format!("{:?}", defaults.gateway));
     assert_eq!(all.api.listen, defaults.api.listen);
     assert_eq!(format!("{:?}", all.engine), format!("{:?}", defaults.engine));
+    assert_eq!(all.helper.socket.file_name(), defaults.helper.socket.file_name());
+    assert!(defaults.helper.socket.is_absolute());
     assert_eq!(
         format!("{:?}", all.migration),
         format!("{:?}", defaults.migration)
@@ -140,6 +142,22 @@ fn a_value_that_cannot_be_used_is_refused_with_its_key() {
         (
             "[migration]\ntolerance = 4\n",
             "blosm.toml:4: migration.tolerance: ",
+        ),
+        (
+            "[migration]\nmax_out = 0\n",
+            "blosm.toml:4: migration.max_out: must be 1 to 64",
+        ),
+        (
+            "[migration]\nmax_in = 65\n",
+            "blosm.toml:4: migration.max_in: must be 1 to 64",
+        ),
+        (
+            "[migration]\nstage_free = 10.0\n",
+            "blosm.toml:4: migration.stage_free: must be 0.0 to 1.0, a share",
+        ),
+        (
+            "[migration]\nstage_free = 0.02\n",
+            "blosm.toml: migration.claim_free: must be 0.0 to migration.stage_free, which is 0.02",
         ),
     ];
     for (toml, start) in cases {

@@ -4,6 +4,8 @@
 
 mod commands;
 mod config;
+mod drain;
+mod rights;
 mod run_errors;
 mod scratch;
 mod site;

@@ -152,12 +152,37 @@ impl Site {
 /// The whole answer to a GET with these further header lines.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    send(address, "GET", path, headers, "")
+}
+
+/// The same for any method, with a JSON body.
+#[track_caller]
+pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
-    stream.write_all(head.as_bytes()).unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// The processes that this one has started and not waited for.
+pub(crate) fn children(pid: u32) -> Vec<Pid> {
+    let parent = format!("PPid:\t{pid}");
+    let is_child = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.lines().any(|line| line == parent))
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(is_child)
+        .filter_map(Pid::from_raw)
+        .collect()
 }
 
 /// A node that serves.
@@ -167,6 +192,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// The process that `timeout` has started.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> Pid {
+        children(self.child.id()).into_iter().next().unwrap()
+    }
+
     #[track_caller]
     pub(crate) fn stop(mut self) {
         self.signal();
@@ -221,7 +252,7 @@ fn answer(stream: UnixStream) -> Option<()> {
                 r#"{"ID":"x","ServerVersion":"20.10.0","Driver":"overlay2","DriverStatus":[],
                     "DockerRootDir":"/","Architecture":"x86_64","NCPU":1,"MemTotal":1073741824}"#,
             ),
-            path if path.ends_with("/containers/json") => ("200 OK", "[]"),
+            path if path.ends_with("/containers/json") || path.ends_with("/images/json") => ("200 OK", "[]"),
             _ => ("404 Not Found", r#"{"message":"nothing here"}"#),
         };
         write!(

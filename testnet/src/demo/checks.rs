@@ -25,8 +25,9 @@ impl Check {
 
 /// All checks that can be made while the testnet still runs.
 pub(super) fn all(story: &Story) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         moves(story),
+        method(story),
         contiguous(story),
         answered(story),
         interrupted(story),
@@ -34,7 +35,9 @@ pub(super) fn all(story: &Story) -> Vec<Check> {
         wire(story),
         single(story),
         neighbour(story),
-    ]
+    ];
+    checks.extend(by_hand(story));
+    checks
 }
 
 fn moves(story: &Story) -> Check {
@@ -47,6 +50,22 @@ fn moves(story: &Story) -> Check {
         "at least three migrations completed",
         done >= 3,
         format!("{done}"),
+    )
+}
+
+fn method(story: &Story) -> Check {
+    let taken = |m: &super::Migration| {
+        let method = m.report["method"].as_str().unwrap_or("?").to_owned();
+        match m.report["fallback"].as_str() {
+            Some(why) => format!("{method} ({why})"),
+            None => method,
+        }
+    };
+    let taken: Vec<String> = story.migrations.iter().map(taken).collect();
+    Check::new(
+        "containers moved by the method that was asked for",
+        taken.iter().all(|method| method == story.method.as_str()),
+        taken.join(", "),
     )
 }
 
@@ -190,6 +209,17 @@ fn neighbour(story: &Story) -> Check {
         ok,
         format!("{} asked, {} served{answer}", seen.asked, seen.served),
     )
+}
+
+/// The log that has come by hand is the one that the drive ended with.
+fn by_hand(story: &Story) -> Option<Check> {
+    let moved = story.by_hand.as_ref()?;
+    let (there, here) = (moved.numbers, story.log.numbers.len() as u64);
+    Some(Check::new(
+        "what was moved by hand has the same log",
+        there == here,
+        format!("{there} numbers of {here}"),
+    ))
 }
 
 /// As lines for the terminal.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::future::join_all;
+use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{DRIVE, EngineView, Identities, Migration, Neighbour, Story, Teller, engines, host_of};
-use crate::car::{Car, CarPlan, NODE, POSITION, Record, SESSION};
+use super::{DRIVE, EngineView, Identities, Method as How, Migration, Neighbour, Story, engines, host_of};
+use crate::car::{Car, CarPlan, NODE, POSITION, Record};
+use crate::client;
 use crate::config::GATEWAY_PORT;
 use crate::events::Follow;
 use crate::goodput::Goodput;
@@ -17,6 +19,7 @@ use crate::node::Node;
 use crate::reports;
 use crate::road::{location, stand};
 use crate::service_log::ServiceLog;
+use crate::teller::Teller;
 use crate::testnet::Testnet;
 
 /// Requests a second.
@@ -35,6 +38,7 @@ const LOOK: Duration = Duration::from_millis(200);
 const SAY: Duration = Duration::from_secs(5);
 
 pub(super) async fn drive(
+    method: How,
     testnet: &Testnet,
     teller: &Teller,
     goodput: Vec<Goodput>,
@@ -93,6 +97,7 @@ pub(super) async fn drive(
     let migrations = refresh(testnet, migrations, &records, origin).await;
     let after = engines(testnet).await?;
     Ok(Story {
+        method,
         migrations,
         records,
         log,
@@ -103,6 +108,7 @@ pub(super) async fn drive(
         after,
         session,
         owner,
+        by_hand: None,
     })
 }
 
@@ -323,31 +329,10 @@ async fn second_car(testnet: &Testnet, teller: &Teller, number: usize) -> Result
 }
 
 async fn fetch_log(testnet: &Testnet, owner: usize, token: &str) -> Result<String> {
-    let url = format!(
-        "http://{}:{GATEWAY_PORT}/counter/log",
-        testnet.state().host(owner)?.address
-    );
-    let token = token.to_owned();
-    let job = move || async move {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(30))
-            .build()?;
-        client
-            .get(url)
-            .header(SESSION, token)
-            .send()
-            .await?
-            .error_for_status()?
-            .text()
-            .await
-    };
-    testnet
-        .state()
-        .road()
-        .cars()
-        .run(job)
-        .await?
+    let address = testnet.state().host(owner)?.address;
+    let url = format!("http://{address}:{GATEWAY_PORT}/counter/log");
+    client::ask(&testnet.state().road().cars(), Method::GET, &url, Some(token))
+        .await
         .context("reading the service's log through the gateway")
 }
 

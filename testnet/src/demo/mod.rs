@@ -6,14 +6,14 @@
 //!                                          `- at 2, which is full now: a second car's stateless request
 //! ```
 //! The first move sends the changed layer only (host 2 has the base), the second base and changed layer (host 3 has
-//! nothing), the third the changed layer only.
+//! nothing), the third the changed layer only. With `--compare` a person moves the container once more, by save and load.
 
 mod checks;
+mod compare;
 mod drive;
 mod table;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -26,8 +26,10 @@ use crate::goodput::{self, Goodput};
 use crate::hosts::Rate;
 use crate::service_log::{Contiguity, ServiceLog};
 use crate::state::State;
+use crate::teller::Teller;
 use crate::testnet::{HostSpec, Spec, Testnet};
 use checks::Check;
+use compare::ByHand;
 
 /// The stops of the drive, by host.
 const DRIVE: [usize; 3] = [2, 3, 2];
@@ -51,11 +53,37 @@ pub struct Demo {
     /// The capacity of each host's link, both ways
     #[arg(long, default_value = "40mbit")]
     rate: Rate,
+    /// How containers move
+    #[arg(long, default_value = "live")]
+    method: Method,
+    /// At the end, stop the nodes and move the same container once more by save and load over the same link
+    #[arg(long, conflicts_with = "keep")]
+    compare: bool,
+}
+
+/// A way to move a container that keeps its state, as nodes are configured with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Method {
+    /// Copy the writable layer while the service runs, then only what is left
+    Live,
+    /// Stop, commit, send the missing layers, load, start: the paper's method
+    Image,
+}
+
+impl Method {
+    fn as_str(self) -> &'static str {
+        match self {
+            Method::Live => "live",
+            Method::Image => "image",
+        }
+    }
 }
 
 /// What the demo has seen.
 #[derive(Debug, Serialize)]
 struct Story {
+    method: Method,
     migrations: Vec<Migration>,
     records: Vec<Record>,
     log: ServiceLog,
@@ -66,6 +94,7 @@ struct Story {
     after: Vec<EngineView>,
     session: String,
     owner: usize,
+    by_hand: Option<ByHand>,
 }
 
 /// One migration: its report, and what was seen beside it.
@@ -107,24 +136,15 @@ struct EngineView {
     images: Vec<String>,
 }
 
-/// Says what happens, with the seconds since the start.
-struct Teller(Instant);
-
-impl Teller {
-    fn say(&self, line: &str) {
-        println!("[{:6.1} s] {line}", self.0.elapsed().as_secs_f64());
-    }
-}
-
 /// Runs the demo.
 ///
 /// # Errors
 /// Something could not be done, or one of the checks at the end failed.
 pub async fn run(demo: Demo) -> Result<()> {
-    let teller = Teller(Instant::now());
-    let testnet = Testnet::up(&spec(&demo)?, &|line| teller.say(line)).await?;
+    let teller = Teller::begin();
+    let mut testnet = Testnet::up(&spec(&demo)?, &|line| teller.say(line)).await?;
     let state = testnet.state().clone();
-    let told = Box::pin(tell(&demo, &testnet, &teller)).await;
+    let told = Box::pin(tell(&demo, &mut testnet, &teller)).await;
     let mut checks = match told {
         Ok(checks) => checks,
         Err(error) if demo.keep => {
@@ -176,7 +196,8 @@ fn spec(demo: &Demo) -> Result<Spec> {
         rate: demo.rate,
         ..Spec::hosts(3)
     };
-    spec.extra = format!("[migration]\nkeep_source = \"{KEEP_SOURCE}\"")
+    let method = demo.method.as_str();
+    spec.extra = format!("[migration]\nkeep_source = \"{KEEP_SOURCE}\"\nmethod = \"{method}\"")
         .parse()
         .context("the demo's settings")?;
     spec.hosts[1].extra = format!("[resources]\nmemory = \"{SMALL}\"")
@@ -190,7 +211,7 @@ fn spec(demo: &Demo) -> Result<Spec> {
 }
 
 /// Everything between up and down: drives, prints the tables, writes the file, and gives the checks.
-async fn tell(demo: &Demo, testnet: &Testnet, teller: &Teller) -> Result<Vec<Check>> {
+async fn tell(demo: &Demo, testnet: &mut Testnet, teller: &Teller) -> Result<Vec<Check>> {
     let goodput = goodput::measure(testnet.state()).await?;
     for link in &goodput {
         teller.say(&format!(
@@ -199,7 +220,13 @@ async fn tell(demo: &Demo, testnet: &Testnet, teller: &Teller) -> Result<Vec<Che
         ));
     }
     let before = engines(testnet).await?;
-    let story = drive::drive(testnet, teller, goodput, before).await?;
+    let mut story = drive::drive(demo.method, testnet, teller, goodput, before).await?;
+    if demo.compare {
+        let (session, owner) = (&story.session, story.owner);
+        let to = if owner == 3 { 2 } else { 3 };
+        let by_hand = compare::by_hand(testnet, session, owner, to, teller).await;
+        story.by_hand = Some(by_hand.context("moving the container by hand")?);
+    }
     print!("{}", table::render(&story, testnet.state()));
     if let Some(file) = &demo.json {
         let reports: Vec<&Value> = story
@@ -207,7 +234,7 @@ async fn tell(demo: &Demo, testnet: &Testnet, teller: &Teller) -> Result<Vec<Che
             .iter()
             .map(|migration| &migration.report)
             .collect();
-        let text = format!("{:#}\n", json!({"migrations": reports}));
+        let text = format!("{:#}\n", json!({"migrations": reports, "by_hand": story.by_hand}));
         std::fs::write(file, text).with_context(|| format!("{}", file.display()))?;
     }
     if demo.keep {

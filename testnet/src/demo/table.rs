@@ -5,17 +5,28 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::checks::figure;
+use super::compare::ByHand;
 use super::{EngineView, Migration, Story};
 use crate::car::Tally;
 use crate::config::GATEWAY_PORT;
 use crate::engine::Engine;
 use crate::state::State;
 
+/// Phases for which the service is down, and what they are called beside its downtime.
+const DOWN: [(&str, &str); 6] = [
+    ("drain", "drain"),
+    ("stop", "stop"),
+    ("commit", "last look or commit"),
+    ("transfer", "last delta or layer"),
+    ("handover", "hand-over"),
+    ("start", "start"),
+];
 /// Phases in their order, as reports name them.
-const PHASES: [&str; 10] = [
+const PHASES: [&str; 11] = [
     "announce",
     "evaluate",
     "stage",
+    "precopy",
     "drain",
     "stop",
     "commit",
@@ -31,6 +42,13 @@ pub(super) fn render(story: &Story, state: &State) -> String {
         .chain(story.migrations.iter().map(column))
         .collect();
     text += &side_by_side(&columns);
+    text += "\nDowntime in its parts, and rounds (bytes on the wire in milliseconds)\n";
+    for migration in &story.migrations {
+        text += &downtime(migration);
+    }
+    if let Some(moved) = &story.by_hand {
+        text += &by_hand(moved, &story.migrations);
+    }
     text += "\nLedger transactions\n";
     for migration in &story.migrations {
         text += &transactions(migration);
@@ -85,11 +103,14 @@ fn names() -> Vec<String> {
     let fixed = [
         "",
         "outcome",
+        "method",
+        "fallback",
         "image bytes",
         "writable bytes",
         "wire bytes",
         "wire / image",
         "chunks sent / reused",
+        "rounds",
     ];
     let requests = [
         "downtime ms",
@@ -121,17 +142,89 @@ fn column(migration: &Migration) -> Vec<String> {
     let mut cells = vec![
         format!("host{} > host{}", migration.from, migration.to),
         report["outcome"].as_str().unwrap_or("?").to_owned(),
+        report["method"].as_str().unwrap_or("?").to_owned(),
+        if report["fallback"].is_null() { "-" } else { "yes" }.to_owned(),
         count("/image_bytes"),
         count("/writable_bytes"),
         count("/wire_bytes"),
         ratio,
         format!("{} / {}", count("/chunks_sent"), count("/chunks_reused")),
+        rounds(report).len().to_string(),
     ];
     cells.extend(PHASES.map(|phase| millis(&format!("/phases_ms/{phase}"))));
     cells.extend(["/downtime_ms", "/service_down_ms", "/total_ms"].map(millis));
     cells.push(format!("{:.0}", migration.worst_ms));
     cells.extend(["sent", "held", "interrupted", "failed"].map(|key| count(&format!("/requests/{key}"))));
     cells
+}
+
+fn rounds(report: &Value) -> &[Value] {
+    report["rounds"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What the downtime is made of, why another method was taken, and what each round brought.
+fn downtime(migration: &Migration) -> String {
+    let report = &migration.report;
+    let parts = DOWN.map(|(phase, name)| {
+        let ms = figure(report, &format!("/phases_ms/{phase}"));
+        format!("{name} {ms:.1}")
+    });
+    let rounds = rounds(report).iter().map(|round| {
+        format!(
+            "{:.0} in {:.0}",
+            figure(round, "/wire_bytes"),
+            figure(round, "/ms")
+        )
+    });
+    let mut text = String::new();
+    line(
+        &mut text,
+        format_args!(
+            "  host{} > host{}: {:.1} ms down: {}; rounds: {}",
+            migration.from,
+            migration.to,
+            figure(report, "/service_down_ms"),
+            parts.join(", "),
+            rounds.collect::<Vec<_>>().join(", ")
+        ),
+    );
+    if let Some(why) = report["fallback"].as_str() {
+        line(&mut text, format_args!("    fell back: {why}"));
+    }
+    text
+}
+
+/// A person's move beside ours.
+fn by_hand(moved: &ByHand, migrations: &[Migration]) -> String {
+    let mut ours: Vec<f64> = migrations
+        .iter()
+        .map(|migration| figure(&migration.report, "/service_down_ms"))
+        .collect();
+    ours.sort_by(f64::total_cmp);
+    let ours = ours.get(ours.len() / 2).copied().unwrap_or(0.0);
+    let mut text = String::from("\nBy hand: stop, commit, save piped into load over the same link, run\n");
+    line(
+        &mut text,
+        format_args!(
+            "  host{} > host{}: stop {:.0} ms, commit {:.0}, save and load {:.0}, start {:.0}; {} bytes on the wire",
+            moved.from,
+            moved.to,
+            moved.stop_ms,
+            moved.commit_ms,
+            moved.transfer_ms,
+            moved.start_ms,
+            moved.wire_bytes
+        ),
+    );
+    let times = if ours > 0.0 { moved.down_ms / ours } else { 0.0 };
+    line(
+        &mut text,
+        format_args!(
+            "  service down {:.0} ms by hand, {ours:.1} ms by the nodes (median): {times:.0} times as long",
+            moved.down_ms
+        ),
+    );
+    text
 }
 
 /// Columns of equal height, the first one left, the others right.

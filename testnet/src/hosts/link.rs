@@ -109,10 +109,35 @@ pub(super) fn shape(namespace: &Namespace, device: &str, rate: Rate) -> Result<(
     Ok(())
 }
 
+/// What has left through `device`, as the kernel counts it.
+pub(super) fn sent_bytes(namespace: &Namespace, device: &str) -> Result<u64> {
+    let text = sh(&format!("ip -n {namespace} -s -j link show dev {device}"))?;
+    let links: serde_json::Value = serde_json::from_str(&text).context("`ip -j`")?;
+    links[0]["stats64"]["tx"]["bytes"]
+        .as_u64()
+        .with_context(|| format!("`ip` counts nothing at {device}: {text}"))
+}
+
 pub(super) fn set(bridge: &Namespace, port: &str, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
     sh(&format!("ip -n {bridge} link set {port} {state}"))?;
     Ok(())
+}
+
+/// A hardware address that no host has: what is sent there goes nowhere, and nobody is told.
+const NOBODY: &str = "02:00:00:00:00:00";
+
+/// Takes from a host the way to another one: silence, not an error.
+pub(super) fn lose(host: &Namespace, other: Ipv4Addr) -> Result<()> {
+    sh(&format!(
+        "ip -n {host} neigh replace {other} lladdr {NOBODY} dev {INSIDE} nud permanent"
+    ))
+    .map(drop)
+}
+
+/// Gives it back.
+pub(super) fn find(host: &Namespace, other: Ipv4Addr) -> Result<()> {
+    sh(&format!("ip -n {host} neigh del {other} dev {INSIDE}")).map(drop)
 }
 
 #[cfg(test)]

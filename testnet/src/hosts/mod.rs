@@ -20,6 +20,8 @@ use anyhow::Result;
 
 /// The most hosts of one road.
 pub const MAX_HOSTS: usize = 10;
+/// All addresses of a road.
+pub const ROAD: &str = "10.77.0.0/24";
 /// The last byte of the cars' address.
 const CARS: u8 = 200;
 
@@ -62,12 +64,28 @@ impl Road {
             let host = self.host(number);
             host.create()?;
             link::join(&bridge, &host, &port(number), address(number))?;
-            link::shape(&bridge, &port(number), rate)?;
-            link::shape(&host, link::INSIDE, rate)?;
+            self.reshape(number, rate)?;
         }
         let cars = self.cars();
         cars.create()?;
         link::join(&bridge, &cars, "cars", cars_address())
+    }
+
+    /// Gives a host's link another capacity.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub fn reshape(&self, number: usize, rate: Rate) -> Result<()> {
+        link::shape(&self.bridge(), &port(number), rate)?;
+        link::shape(&self.host(number), link::INSIDE, rate)
+    }
+
+    /// Bytes that a host has sent since its link was laid.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub fn sent_bytes(&self, number: usize) -> Result<u64> {
+        link::sent_bytes(&self.host(number), link::INSIDE)
     }
 
     /// Takes a host's link down: its peers see silence, not a reset.
@@ -84,6 +102,24 @@ impl Road {
     /// There is no such link.
     pub fn heal(&self, number: usize) -> Result<()> {
         link::set(&self.bridge(), &port(number), true)
+    }
+
+    /// Cuts two hosts off from each other: both reach everyone else. Each sees silence from the other, not a reset.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn part(&self, one: usize, other: usize) -> Result<()> {
+        link::lose(&self.host(one), address(other))?;
+        link::lose(&self.host(other), address(one))
+    }
+
+    /// Lets two hosts that were parted reach each other again.
+    ///
+    /// # Errors
+    /// There is no such host, or they were not parted.
+    pub fn rejoin(&self, one: usize, other: usize) -> Result<()> {
+        let found = link::find(&self.host(one), address(other));
+        found.and(link::find(&self.host(other), address(one)))
     }
 
     /// Removes every namespace of this testnet, with the links in them.

@@ -5,9 +5,19 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod client;
+mod disk;
+mod drain;
+mod fault_table;
 mod faults;
+mod interrupted;
 mod machine;
+mod methods;
+mod moves;
+mod recreated;
 mod refusals;
 mod restarts;
 mod scenario;
+mod state;
+mod tools;

@@ -139,7 +139,10 @@ async fn services_that_cannot_run_and_tokens_that_are_not_ours() {
     }
     for host in [1, 2] {
         let engine = t.engine(host);
-        assert_eq!(engine.containers().await.unwrap(), [], "nothing is half started");
+        let mut left = engine.containers().await.unwrap();
+        // By which the node finds out at its start whether the live method works.
+        left.retain(|container| !container.name.starts_with("blosm-proof-"));
+        assert_eq!(left, [], "nothing is half started");
         let status = t.client(host).unwrap().get("/v1/status").await.unwrap();
         assert_eq!((&status["ready"], &status["sessions"]), (&json!(true), &json!(0)));
         let memory = &status["resources"]["memory"];

@@ -1,20 +1,17 @@
 //! Steps and checks that the fault scenarios are made of.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blosm_testnet::car::{Car, CarPlan, Record, SESSION};
 use blosm_testnet::config::GATEWAY_PORT;
 use blosm_testnet::events::Follow;
-use blosm_testnet::instances::{self, Instance};
+use blosm_testnet::instances::Instance;
 use blosm_testnet::node::Node;
 use blosm_testnet::road::stand;
 use blosm_testnet::service_log::ServiceLog;
-use blosm_testnet::state::State;
-use blosm_testnet::{Spec, Testnet, cleanup, reports};
+use blosm_testnet::witness::Witness;
+use blosm_testnet::{Spec, Testnet, cleanup, client, reports};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -35,9 +32,27 @@ where
     }
 }
 
+/// How containers move, unless a test is about another way.
+pub(crate) const METHOD: &str = "live";
+
 /// That many hosts whose sessions may move soon after they came, and whose former containers go soon.
 pub(crate) fn spec(hosts: usize) -> Spec {
-    let extra = "[migration]\nkeep_source = \"5s\"\nmin_stay = \"1s\"";
+    staying(hosts, "1s", METHOD)
+}
+
+/// The same, with containers that go as images.
+pub(crate) fn by_image(hosts: usize) -> Spec {
+    staying(hosts, "1s", "image")
+}
+
+/// That many hosts whose sessions move only when they are told to.
+pub(crate) fn still(hosts: usize) -> Spec {
+    staying(hosts, "1h", METHOD)
+}
+
+fn staying(hosts: usize, min_stay: &str, method: &str) -> Spec {
+    let extra =
+        format!("[migration]\nkeep_source = \"5s\"\nmin_stay = \"{min_stay}\"\nmethod = \"{method}\"");
     Spec {
         extra: extra.parse().unwrap(),
         ..Spec::hosts(hosts)
@@ -65,11 +80,16 @@ impl Scenario {
 
     /// A car at that host of a testnet, its session open.
     pub(crate) async fn drive(testnet: Testnet, at: usize) -> Scenario {
-        let witness = Witness::start(testnet.state().clone());
         let plan = CarPlan {
             start: stand(at),
             ..CarPlan::past(testnet.state(), 20, 80.0)
         };
+        Scenario::ride(testnet, at, plan).await
+    }
+
+    /// A car with a plan of its own at that host, its session open.
+    pub(crate) async fn ride(testnet: Testnet, at: usize, plan: CarPlan) -> Scenario {
+        let witness = Witness::start(testnet.state().clone()).unwrap();
         let car = Car::start(testnet.state().road().cars(), plan).unwrap();
         eventually("the session is open", || async {
             car.token().is_some() || !car.running()
@@ -78,8 +98,16 @@ impl Scenario {
         let Some(_) = car.token() else {
             panic!("no session: {:?}", car.records())
         };
-        let sessions = testnet.client(at).unwrap().get("/v1/sessions").await.unwrap();
-        let session = sessions[0]["session"].as_str().unwrap().to_owned();
+        let url = format!(
+            "http://{}:{GATEWAY_PORT}/.blosm/session",
+            testnet.state().host(at).unwrap().address
+        );
+        let (cars, token) = (testnet.state().road().cars(), car.token());
+        let shown = client::ask(&cars, Method::GET, &url, token.as_deref())
+            .await
+            .unwrap();
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let session = shown["session"].as_str().unwrap().to_owned();
         Scenario {
             testnet,
             car,
@@ -197,7 +225,7 @@ impl Scenario {
     }
 
     /// What a failed assertion should show.
-    fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let hosts = self.testnet.state().hosts.iter().map(|host| {
             let log = self.testnet.state().host_dir(host.number).join("blosm.log");
             format!("\n--- {}\n{}", host.label, blosm_testnet::process::tail(&log, 30))
@@ -220,6 +248,13 @@ impl Scenario {
     /// and by the service's own log, every answered number in it once, and nothing left on the machine. Gives what
     /// the car saw.
     pub(crate) async fn end(self, owner: usize) -> Vec<Record> {
+        let (testnet, records) = self.leave(owner).await;
+        finish(testnet);
+        records
+    }
+
+    /// As [`Scenario::end`], and leaves the testnet as it is.
+    pub(crate) async fn leave(self, owner: usize) -> (Testnet, Vec<Record>) {
         let (token, cars) = (self.car.token().unwrap(), self.testnet.state().road().cars());
         let records = self.car.finish().await.unwrap();
         let url = format!(
@@ -244,70 +279,24 @@ impl Scenario {
             .map(|record| record.number)
             .collect();
         let found = log.check(&answered);
-        assert!(
-            found.twice.is_empty() && found.lost.is_empty() && found.overlaps == 0,
-            "{found:?}"
-        );
         let failed: Vec<u64> = records
             .iter()
             .filter(|record| record.failed())
             .map(|record| record.number)
             .collect();
         assert!(
-            found.gaps.iter().all(|gap| failed.contains(gap)),
-            "gaps {:?} although only {failed:?} failed",
-            found.gaps
+            found.holds_but_for(&failed),
+            "{found:?} although only {failed:?} failed"
         );
-        let worst = self.witness.stop();
+        let worst = self.witness.stop().most;
         assert!(worst.len() <= 1, "two containers at a time: {worst:?}");
-        let state = self.testnet.state().clone();
-        self.testnet.down().unwrap();
-        cleanup::check_gone(&state.id, &state.dir).unwrap();
-        records
+        (self.testnet, records)
     }
 }
 
-/// Looks at the process list all the time and remembers the most containers of one session that it saw at once.
-struct Witness {
-    stop: Arc<AtomicBool>,
-    worst: Arc<Mutex<Vec<Instance>>>,
-    thread: JoinHandle<()>,
-}
-
-impl Witness {
-    fn start(state: State) -> Witness {
-        let (stop, worst) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (stopped, found) = (Arc::clone(&stop), Arc::clone(&worst));
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                let mut sessions: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
-                for instance in instances::live(&state) {
-                    let session = instance.session.clone().unwrap_or_default();
-                    sessions.entry(session).or_default().push(instance);
-                }
-                let most = sessions.into_values().max_by_key(Vec::len).unwrap_or_default();
-                let mut found = found.lock().unwrap();
-                if most.len() > found.len() {
-                    *found = most;
-                }
-                drop(found);
-                pause();
-            }
-        });
-        Witness { stop, worst, thread }
-    }
-
-    fn stop(self) -> Vec<Instance> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap();
-        self.worst.lock().unwrap().clone()
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a sampling thread of its own, between two samples"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(10));
+/// Takes a testnet down; nothing of it may be left.
+pub(crate) fn finish(testnet: Testnet) {
+    let state = testnet.state().clone();
+    testnet.down().unwrap();
+    cleanup::check_gone(&state.id, &state.dir).unwrap();
 }

@@ -144,3 +144,41 @@ fn fill_writes_what_it_is_told() {
     );
     service.end(Signal::TERM);
 }
+
+#[test]
+fn work_goes_on_by_itself_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(dir.path());
+    let post = |service: &Service, query: &str| {
+        service.ask(&format!(
+            "POST /work?{query} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ))
+    };
+    for query in [
+        "files=0&bytes=100",
+        "files=10&bytes=5",
+        "files=10&bytes=9999999999999&rate=1",
+    ] {
+        assert!(post(&service, query).starts_with("HTTP/1.1 400"), "{query}");
+    }
+    let plan = "files=300&bytes=1000000&large=400000&rate=2000000";
+    assert!(post(&service, plan).starts_with("HTTP/1.1 200"));
+    assert!(post(&service, plan).starts_with("HTTP/1.1 507"), "once is enough");
+    let work = dir.path().join("data/work");
+    assert_eq!(std::fs::metadata(work.join("large")).unwrap().len(), 400_000);
+    let small: Vec<u64> = ["0000", "0001", "0002"]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(work.join(folder)).unwrap())
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .collect();
+    let sum: u64 = small.iter().sum();
+    assert_eq!(small.len(), 300);
+    // A file may be empty while it is written anew.
+    assert!((450_000..750_000).contains(&sum), "{sum}");
+    assert_eq!(service.end(Signal::TERM), Some(0));
+    let before = std::fs::read(work.join("large")).unwrap();
+    let service = Service::start(dir.path());
+    while service.get("/work").contains(r#""written":0,"#) {}
+    assert_eq!(service.end(Signal::TERM), Some(0));
+    assert_ne!(std::fs::read(work.join("large")).unwrap(), before);
+}

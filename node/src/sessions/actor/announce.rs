@@ -1,9 +1,9 @@
 //! The announcement of a session, to a member that asks for it or is asked to take it (rule 2).
 
-use blosm_ledger::{Announce, Metadata, Transaction};
+use blosm_ledger::{Announce, Transaction};
 
-use super::super::wire::{Announcement, MoveReason};
-use super::super::{MigrationOutcome, MigrationReport, notice};
+use super::super::wire::Announcement;
+use super::super::{MigrationOutcome, MigrationReport, measure, notice};
 use super::*;
 
 /// How long a member that was asked to take a session may take to claim it.
@@ -55,93 +55,41 @@ impl Actor {
         epoch: u64,
         to: PublicKey,
     ) -> Result<(Transaction, [u8; 32]), LaunchError> {
-        let base = launch::base(&self.parts, service).await?;
-        let usage = self.parts.docker.usage(container).await?;
-        let sizes = self.parts.docker.sizes(container).await?;
-        let (id, image) = self.running_image(container).await?;
-        let (gpu_usage, gpu_memory) = self.gpu(service);
-        let metadata = Metadata {
-            source: self.parts.me,
-            addresses: self
-                .parts
-                .config
-                .net
-                .advertise
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            container_id: id,
-            service: service.name.clone(),
-            declaration_hash: service.declaration_hash(),
-            total_size: sizes.total,
-            writable_size: sizes.writable,
-            memory: usage.memory,
-            cpu_usage: u32::try_from(usage.cpu_milli).unwrap_or(u32::MAX),
-            gpu_usage,
-            gpu_memory,
-            architecture: base.architecture.clone(),
-            config_digest: base.identity.config_digest.0,
-        }
-        .rounded();
+        let measured = measure::measure(&self.parts, service, container).await?;
         let announce = Announce {
             session: self.id,
             epoch,
-            metadata,
+            metadata: measured.metadata,
             invited: vec![to],
         };
         Ok((
             self.parts.sign(Payload::Announce(announce)),
-            image.identity.config_digest.0,
+            measured.image.identity.config_digest.0,
         ))
     }
 
-    /// The container's id and the image that it was created from.
-    pub(super) async fn running_image(&self, container: &str) -> Result<(String, Image), LaunchError> {
-        let found = self.parts.docker.inspect(container).await?;
-        let found = found.ok_or_else(|| LaunchError::Absent(container.to_owned()))?;
-        let image = self.parts.docker.image(&found.image).await?;
-        Ok((found.id, image.ok_or(LaunchError::Absent(found.image))?))
-    }
-
-    /// What the service uses of the GPUs, in thousandths of a device and bytes; nothing when it declares none.
-    ///
-    /// Devices are shared without accounting per container, so a service that uses GPUs is announced with the devices'
-    /// own load: too much rather than too little.
-    pub(super) fn gpu(&self, service: &Service) -> (u32, u64) {
-        if service.resources.gpu == 0 {
-            return (0, 0);
-        }
-        match self.parts.readings() {
-            Ok(readings) => (
-                readings
-                    .gpus
-                    .iter()
-                    .map(|gpu| 1000_u32.saturating_sub(gpu.free_milli))
-                    .sum(),
-                service.resources.gpu_memory,
-            ),
-            Err(_) => (1000 * service.resources.gpu, service.resources.gpu_memory),
-        }
-    }
-
-    /// `blosm migrate`: names the member in the next announcement and asks it to come.
-    pub(super) async fn invite(&mut self, to: PublicKey) -> Result<Attempt, Refusal> {
+    /// `blosm migrate`, `blosm drain`: names the member in the next announcement and asks it to come.
+    pub(super) async fn invite(&mut self, to: PublicKey, how: MoveOrder) -> Result<Attempt, Refusal> {
         if !matches!(self.adoption(), Adoption::Mine { .. }) {
             return Err(Refusal::NotOwner);
         }
         self.tell_source(Input::Want { invited: true })?;
+        if !self.parts.slots.may_leave() {
+            return Err(Refusal::Busy);
+        }
         let attempt = super::super::random();
         self.invited = Some((to, attempt, Instant::now()));
         let request = SessionRequest::Invite {
             session: self.id,
             attempt,
-            reason: MoveReason::Operator,
+            reason: how.reason,
+            method: how.method,
+            force: how.force,
         };
         match notice::ask(&self.parts, to, &request).await {
             Ok(SessionResponse::Agreed) => {
                 // Into the book at once, so that the operator can follow it; the destination's replaces it.
-                let reason = MoveReason::Operator;
-                let mut report = MigrationReport::begin(&attempt, self.id, self.parts.me, to, reason);
+                let mut report = MigrationReport::begin(&attempt, self.id, self.parts.me, to, how.reason);
                 report.service = self.record().service.clone();
                 self.parts.reports.put(report);
                 Ok(attempt)
@@ -165,11 +113,7 @@ impl Actor {
             return;
         }
         self.invited = None;
-        self.parts.reports.update(&hex::encode(attempt), |report| {
-            if report.outcome == MigrationOutcome::Running {
-                report.outcome = MigrationOutcome::Aborted;
-                report.error = Some("the destination was asked and did not come; see its log".into());
-            }
-        });
+        let why = "the destination was asked and did not come; see its log";
+        self.close_book(attempt, MigrationOutcome::Aborted, why);
     }
 }

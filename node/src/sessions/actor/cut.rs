@@ -1,11 +1,20 @@
 //! The cut at the source, up to the signature, and the way back from it (rule 5).
 
-use blosm_migrate::image::manifest_root;
-use blosm_migrate::recreate;
+use blosm_migrate::docker::{EngineError, Opened, watch_exit};
+use blosm_migrate::image::{live_root, manifest_root};
+use blosm_migrate::recreate::{self, Base};
+use blosm_migrate::service::StopSignal;
+use blosm_migrate::transfer::RoundManifest;
+use blosm_migrate::transfer::wire::MAX_INLINE;
+use tokio::sync::Mutex;
 
-use super::super::IMAGE_REPOSITORY;
-use super::super::wire::micros;
+use super::super::rounds::{RoundError, Rounds, Way};
+use super::super::wire::{FinalState, micros};
+use super::super::{IMAGE_REPOSITORY, measure};
 use super::*;
+
+/// How long a process may outlive SIGKILL.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// Longest time for holding, draining, stopping, committing and exporting; below the time that the peer waits.
 const CUT_LIMIT: Duration = Duration::from_secs(100);
@@ -38,12 +47,7 @@ impl Actor {
         };
         match cut {
             Ok(cut) => {
-                let root = manifest_root(
-                    &self.id,
-                    self.record().owned_epoch().unwrap_or_default(),
-                    &cut.image.identity,
-                );
-                let answer = cut.answer();
+                let (answer, root) = (cut.answer(), cut.root);
                 self.cut = Some(cut);
                 match self.tell_source(Input::CutDone { attempt, root }) {
                     Ok(_) => Ok(SessionResponse::Stopped(answer)),
@@ -90,58 +94,162 @@ impl Actor {
         }
     }
 
-    pub(super) async fn cut(&mut self, attempt: Attempt) -> Result<Cut, LaunchError> {
+    async fn cut(&mut self, attempt: Attempt) -> Result<Cut, LaunchError> {
         let service = self
             .service()
             .ok_or_else(|| LaunchError::Absent("of a service that is not declared".into()))?;
-        let name = match &self.live {
-            Some(live) => live.running.container.clone(),
+        let running = match &self.live {
+            Some(live) => live.running.clone(),
             None => return Err(LaunchError::Absent("that runs".into())),
         };
+        // Whatever takes the engine's time is asked before the service is held up.
         let base = launch::base(&self.parts, &service).await?;
-        let signal = recreate::stop_signal(&service, &base.config)?;
-        self.parts.reports.event(&attempt, &self.id, "drain");
-        self.slot.gate.hold();
-        let begin = Instant::now();
-        self.slot.gate.drain(service.stop.drain).await;
-        let last_answer = Instant::now();
-        self.parts.reports.event(&attempt, &self.id, "stop");
-        let stopping = self.parts.docker.stop(&name, signal, service.stop.grace).await;
+        let (_, image) = measure::running_image(&self.parts, &running.container).await?;
+        let going = Going {
+            attempt,
+            epoch: self.record().owned_epoch().unwrap_or_default(),
+            signal: recreate::stop_signal(&service, &base.config)?,
+            service,
+            running,
+            base,
+            image,
+        };
+        match self.grants.way(&attempt) {
+            Some(Way::Stateless) => Ok(self.cut_nothing(&going)),
+            Some(Way::Live(rounds)) => self.cut_live(&going, rounds).await,
+            Some(Way::Image) => self.cut_image(&going).await,
+            None => Err(LaunchError::Absent("of an attempt that has ended".into())),
+        }
+    }
+
+    /// A stateless service runs on until the destination has taken over.
+    fn cut_nothing(&self, going: &Going) -> Cut {
+        self.slot.gate.begin_figures();
+        let identity = &going.base.identity;
+        Cut {
+            attempt: going.attempt,
+            root: manifest_root(&self.id, going.epoch, identity),
+            last_answer: Instant::now(),
+            stopped: Stopped {
+                state: FinalState::Stateless,
+                drain_us: 0,
+                stop_us: 0,
+                commit_us: 0,
+                since_last_answer_us: 0,
+                writable_bytes: 0,
+                image_bytes: going.image.size,
+            },
+        }
+    }
+
+    /// The last look at the writable layer, once the first process is seen to be gone. The engine is not asked: it
+    /// clears up by itself afterwards.
+    async fn cut_live(&mut self, going: &Going, rounds: Arc<Mutex<Rounds>>) -> Result<Cut, LaunchError> {
+        let mut rounds = rounds.lock().await;
+        let (pid, id) = (going.running.pid, &going.running.id);
+        if rounds.pid() != pid {
+            // It has been started anew since: what the rounds brought is of another run.
+            return Err(LaunchError::Ended(going.running.container.clone()));
+        }
+        let watch = match watch_exit(pid, id).map_err(|source| EngineError::Watch { pid, source })? {
+            Opened::Watching(watch) => watch,
+            Opened::NotThere => return Err(LaunchError::Ended(going.running.container.clone())),
+        };
+        let (begin, last_answer) = self.hold_and_drain(going).await;
+        self.parts.reports.event(&going.attempt, &self.id, "stop");
+        let unseen = |source| EngineError::Watch { pid, source };
+        rounds.signal(going.signal).await?;
+        match tokio::time::timeout(going.service.stop.grace, watch.exited()).await {
+            Ok(exited) => exited.map_err(unseen)?,
+            Err(_) => {
+                rounds.signal(StopSignal::SigKill).await?;
+                tokio::time::timeout(KILL_WAIT, watch.exited())
+                    .await
+                    .map_err(|_| LaunchError::Late)?
+                    .map_err(unseen)?;
+            }
+        }
+        // From here on the container is known to be down; `wants_start` is kept off by the source's machine.
+        self.live = None;
+        let stop = last_answer.elapsed();
+        self.parts.reports.event(&going.attempt, &self.id, "last");
+        let looking = Instant::now();
+        let (number, blob) = rounds.last().await?;
+        let last = RoundManifest::of(number, &blob, MAX_INLINE).map_err(RoundError::Io)?;
+        self.grants.offer(&going.attempt, number, blob);
+        Ok(Cut {
+            attempt: going.attempt,
+            root: live_root(&self.id, going.epoch, &going.image.identity, rounds.roots()),
+            last_answer,
+            stopped: Stopped {
+                state: FinalState::Live(last),
+                drain_us: micros(last_answer - begin),
+                stop_us: micros(stop),
+                commit_us: micros(looking.elapsed()),
+                since_last_answer_us: 0,
+                writable_bytes: rounds.bytes(),
+                image_bytes: going.image.size,
+            },
+        })
+    }
+
+    /// The paper's way: the stopped container becomes an image.
+    async fn cut_image(&mut self, going: &Going) -> Result<Cut, LaunchError> {
+        let name = &going.running.container;
+        let (begin, last_answer) = self.hold_and_drain(going).await;
+        self.parts.reports.event(&going.attempt, &self.id, "stop");
+        let grace = going.service.stop.grace;
+        let stopping = self.parts.docker.stop(name, going.signal, grace).await;
         if stopping.is_ok() {
-            // From here on the container is known to be down; `wants_start` is kept off by the source's machine.
+            // As in `cut_live`.
             self.live = None;
         }
         stopping?;
         let stop = last_answer.elapsed();
-        self.parts.reports.event(&attempt, &self.id, "commit");
+        self.parts.reports.event(&going.attempt, &self.id, "commit");
         let committing = Instant::now();
-        let epoch = self.record().owned_epoch().unwrap_or_default();
-        let reference = committed_image(&self.id, epoch, &attempt);
+        let reference = committed_image(&self.id, going.epoch, &going.attempt);
         let tag = reference
             .trim_start_matches(IMAGE_REPOSITORY)
             .trim_start_matches(':');
-        self.parts.docker.settled(&name).await?;
-        let image = self.parts.docker.commit(&name, IMAGE_REPOSITORY, tag).await?;
+        self.parts.docker.settled(name).await?;
+        let real = (&going.base.config.entrypoint, &going.base.config.cmd);
+        let image = self
+            .parts
+            .docker
+            .commit(name, IMAGE_REPOSITORY, tag, real.0, real.1)
+            .await?;
         let layers = self
             .grants
-            .finish(&self.parts.docker, attempt, &reference, &image)
+            .finish(&self.parts, going.attempt, &reference, &image)
             .await?;
-        let stopped = Stopped {
-            config_digest: image.identity.config_digest.0,
-            diff_ids: image.identity.diff_ids.iter().map(|digest| digest.0).collect(),
-            drain_us: micros(last_answer - begin),
-            stop_us: micros(stop),
-            commit_us: micros(committing.elapsed()),
-            since_last_answer_us: 0,
-            writable_bytes: layers,
-            image_bytes: image.size,
-        };
         Ok(Cut {
-            attempt,
-            image,
-            stopped,
+            attempt: going.attempt,
+            root: manifest_root(&self.id, going.epoch, &image.identity),
             last_answer,
+            stopped: Stopped {
+                state: FinalState::Image {
+                    config_digest: image.identity.config_digest.0,
+                    diff_ids: image.identity.diff_ids.iter().map(|digest| digest.0).collect(),
+                },
+                drain_us: micros(last_answer - begin),
+                stop_us: micros(stop),
+                commit_us: micros(committing.elapsed()),
+                since_last_answer_us: 0,
+                writable_bytes: layers,
+                image_bytes: image.size,
+            },
         })
+    }
+
+    /// No further request reaches the container, and those that are on their way have their time. When that began and
+    /// when it was over.
+    async fn hold_and_drain(&self, going: &Going) -> (Instant, Instant) {
+        self.parts.reports.event(&going.attempt, &self.id, "drain");
+        self.slot.gate.hold();
+        let begin = Instant::now();
+        self.slot.gate.drain(going.service.stop.drain).await;
+        (begin, Instant::now())
     }
 
     /// Before the signature the source may roll back freely (rule 3): the container starts where it stopped.
@@ -149,6 +257,7 @@ impl Actor {
         self.parts.reports.event(&attempt, &self.id, "aborted");
         self.cut = None;
         self.grants.end(&attempt);
+        self.settle(attempt);
         let epoch = self.record().owned_epoch().unwrap_or_default();
         self.drop_image(&committed_image(&self.id, epoch, &attempt)).await;
         self.next_start = None;
@@ -159,6 +268,19 @@ impl Actor {
         }
         Ok(())
     }
+}
+
+/// A container that is about to be cut, and all that is known of it before.
+struct Going {
+    attempt: Attempt,
+    epoch: u64,
+    service: Arc<Service>,
+    running: Running,
+    signal: StopSignal,
+    /// The pinned base.
+    base: Base,
+    /// What it was created from.
+    image: Image,
 }
 
 impl Cut {

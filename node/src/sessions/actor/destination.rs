@@ -4,7 +4,6 @@ use blosm_ledger::{HandOver, Transaction};
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::service::StopSignal;
 
-use super::super::wire::MoveReason;
 use super::super::{incoming, notice};
 use super::*;
 
@@ -24,7 +23,7 @@ impl Actor {
         attempt: Attempt,
         token: Option<String>,
         from: PublicKey,
-        reason: MoveReason,
+        how: MoveOrder,
     ) -> bool {
         let record = self.record();
         let busy = self
@@ -35,14 +34,24 @@ impl Actor {
         if busy || record.may_run() || record.applied.is_some() || record.standing == Standing::Closed {
             return false;
         }
+        if self.parts.drain.is_on() {
+            return false;
+        }
+        let Some(place) = self.parts.slots.incoming() else {
+            return false;
+        };
         let visit = incoming::Visit {
             session: self.id,
             attempt,
             token,
             source: from,
-            reason,
+            how,
         };
-        let task = tokio::spawn(incoming::run(self.parts.clone(), self.slot.clone(), visit));
+        let run = incoming::run(self.parts.clone(), self.slot.clone(), visit);
+        let task = tokio::spawn(async move {
+            let _place = place;
+            run.await;
+        });
         self.incoming = Some((attempt, task));
         true
     }

@@ -2,10 +2,13 @@
 
 use blosm_migrate::session::Container;
 
-use super::super::notice;
 use super::super::wire::{SourceFigures, micros};
+use super::super::{MigrationOutcome, notice};
 use super::cut::committed_image;
 use super::*;
+
+/// How long the report of a new owner that serves is waited for.
+const REPORT_WAIT: Duration = Duration::from_secs(60);
 
 impl Actor {
     /// Rule 4: each end repeats the hand-over until the other has acked.
@@ -47,6 +50,7 @@ impl Actor {
         };
         if serving && !gave.served {
             self.served_at = Some(Instant::now());
+            self.close_book_later(gave.attempt);
             self.append(Entry::Served {
                 session: self.id,
                 epoch,
@@ -60,6 +64,20 @@ impl Actor {
             .await?;
         }
         Ok(())
+    }
+
+    /// The new owner serves, and its report comes when it has counted. One that was restarted has none to send.
+    fn close_book_later(&self, attempt: Attempt) {
+        let parts = self.parts.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REPORT_WAIT).await;
+            parts.reports.update(&hex::encode(attempt), |report| {
+                if report.outcome == MigrationOutcome::Running {
+                    report.outcome = MigrationOutcome::Completed;
+                    report.error = Some("the destination serves and has sent no figures".into());
+                }
+            });
+        });
     }
 
     /// The new owner says that it serves; it is told what the hand-over did to the requests here.
@@ -115,7 +133,7 @@ impl Actor {
         given: Option<(u64, Attempt)>,
     ) -> Result<(), JournalClosed> {
         // Never by force: what runs is not ours to remove here.
-        if let Err(error) = self.parts.docker.remove(&container.name, false).await {
+        if let Err(error) = launch::remove(&self.parts, &container.name, false).await {
             tracing::warn!(session = %self.id, container = container.name, %error, "can't be removed yet");
             return Ok(());
         }

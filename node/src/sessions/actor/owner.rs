@@ -24,6 +24,17 @@ impl Actor {
             self.next_start = Some(Instant::now() + Duration::from_secs(5));
             return Ok(());
         };
+        if let Some(running) = self.take_prepared() {
+            let started = self.record().container.as_ref().is_some_and(|c| c.started);
+            self.mark_starting(&running.container, started).await?;
+            match launch::pass(&self.parts, &service, &running).await {
+                Ok(()) => return self.serve(running).await,
+                // The engine knows more.
+                Err(error) => {
+                    tracing::info!(session = %self.id, %error, "the prepared container does not serve")
+                }
+            }
+        }
         let outcome = match self.container(&service).await? {
             Ok(name) => launch::start(&self.parts, &service, &name).await,
             Err(error) => Err(error),
@@ -32,6 +43,17 @@ impl Actor {
             Ok(running) => self.serve(running).await,
             Err(error) => self.start_failed(&service, error).await,
         }
+    }
+
+    /// The container that was prepared for this stay, if it is the session's.
+    fn take_prepared(&mut self) -> Option<Running> {
+        let record = self.record();
+        self.prepared.take().filter(|prepared| {
+            record
+                .container
+                .as_ref()
+                .is_some_and(|current| current.name == prepared.container)
+        })
     }
 
     /// The session's container, created if it never was; written down before the engine hears of it.
@@ -71,7 +93,9 @@ impl Actor {
             image,
         })
         .await?;
-        if let Err(error) = launch::create(&self.parts, service, &base, &self.id, &name, &pinned.id).await {
+        if let Err(error) =
+            launch::create(&self.parts, service, &base, &self.id, &name, &pinned.id, None).await
+        {
             return Ok(Err(error));
         }
         self.mark_starting(&name, false).await?;
@@ -149,6 +173,7 @@ impl Actor {
         }
         self.slot.gate.hold();
         self.next_start = None;
+        self.grants.end_live(&self.id);
     }
 
     /// The chain has moved: it may hold a newer fact than the journal.
@@ -260,7 +285,7 @@ impl Actor {
 
     /// Removes a container that nobody needs any more, with the image that was made for it.
     pub(super) async fn remove_container(&self, name: &str, image: &str) -> Result<(), JournalClosed> {
-        if let Err(error) = self.parts.docker.remove(name, true).await {
+        if let Err(error) = launch::remove(&self.parts, name, true).await {
             tracing::warn!(session = %self.id, container = name, %error, "can't be removed yet");
             return Ok(());
         }

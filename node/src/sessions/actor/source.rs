@@ -1,9 +1,13 @@
 //! The source's side of a hand-over: what [`blosm_migrate::session::Source`] decides, carried out.
 
 use blosm_ledger::{Claim, HandOver, Hash};
+use blosm_migrate::service::StopSignal;
 use blosm_migrate::session::{Gave, Refused};
 
-use super::super::MigrationReport;
+use super::super::grants::Leaving;
+use super::super::rounds::{RoundError, Rounds, Way};
+use super::super::wire::{FinalState, NoLive};
+use super::super::{MigrationOutcome, MigrationReport};
 use super::*;
 
 impl Actor {
@@ -15,11 +19,15 @@ impl Actor {
     ) -> Result<SessionResponse, JournalClosed> {
         let answer = match request {
             SessionRequest::Want { token, .. } => self.want(from, token.is_some()).await,
-            SessionRequest::Claim { claim } => self.claim(from, &claim),
+            SessionRequest::Claim { claim, method } => self.claim(from, &claim, method).await,
             SessionRequest::Cut { attempt, .. } => return self.begin_cut(from, attempt).await,
             SessionRequest::Ready { attempt, root, .. } => return self.ready(from, attempt, root).await,
-            SessionRequest::Alive { attempt, .. } => {
-                self.tell_source(Input::Alive { attempt, from }).map(agreed)
+            SessionRequest::Alive { attempt, step, .. } => {
+                let known = self.tell_source(Input::Alive { attempt, from });
+                if let (Ok(_), Some(step)) = (&known, step) {
+                    self.parts.reports.told(&attempt, &self.id, step);
+                }
+                known.map(agreed)
             }
             SessionRequest::Cancel { attempt, .. } => return self.cancel(from, attempt).await,
             SessionRequest::HandOver {
@@ -31,9 +39,22 @@ impl Actor {
                 });
             }
             SessionRequest::Serving { epoch, .. } => return self.noted(from, epoch).await,
-            SessionRequest::Invite { attempt, reason, .. } => {
-                if self.visit(attempt, None, from, reason) {
+            SessionRequest::Invite {
+                attempt,
+                reason,
+                method,
+                force,
+                ..
+            } => {
+                let how = MoveOrder {
+                    reason,
+                    method,
+                    force,
+                };
+                if self.visit(attempt, None, from, how) {
                     Ok(SessionResponse::Agreed)
+                } else if self.parts.drain.is_on() {
+                    Err(Refusal::Drained)
                 } else {
                     Err(Refusal::Busy)
                 }
@@ -48,7 +69,7 @@ impl Actor {
                     SessionResponse::Refused(Refusal::NotOwner)
                 })
             }
-            SessionRequest::Room { .. } => Err(Refusal::Malformed),
+            SessionRequest::Room { .. } | SessionRequest::Assess { .. } => Err(Refusal::Malformed),
         };
         Ok(answer.unwrap_or_else(SessionResponse::Refused))
     }
@@ -65,7 +86,12 @@ impl Actor {
             })
     }
 
-    fn claim(&mut self, from: PublicKey, bytes: &[u8]) -> Result<SessionResponse, Refusal> {
+    async fn claim(
+        &mut self,
+        from: PublicKey,
+        bytes: &[u8],
+        wanted: Method,
+    ) -> Result<SessionResponse, Refusal> {
         let Adoption::Mine { epoch } = self.adoption() else {
             return Err(Refusal::NotOwner);
         };
@@ -90,27 +116,87 @@ impl Actor {
             destination: from,
             claim: transaction.hash(),
         })?;
+        let (way, no_live) = match self.grants.way(&attempt) {
+            // Said again, because the first answer was lost.
+            Some(way) if way.method() == wanted => (way, None),
+            _ => self.way(wanted).await,
+        };
         let record = self.record();
         let image = record
             .container
             .as_ref()
             .map(|container| container.image.clone())
             .unwrap_or_default();
-        if !self.grants.allow(self.id, attempt, from, self.service(), image) {
+        let method = way.method();
+        let leaving = Leaving {
+            session: self.id,
+            service: self.service(),
+            running: image,
+            way,
+        };
+        if !self.grants.allow(&self.parts.slots, attempt, from, leaving) {
             self.tell_source(Input::Cancel { attempt, from })?;
             return Err(Refusal::Busy);
         }
         self.parts.reports.event(&attempt, &self.id, "claim");
-        Ok(SessionResponse::Agreed)
+        Ok(SessionResponse::Accepted { method, no_live })
+    }
+
+    /// How this node gives the container to a member that wants it in that way.
+    async fn way(&self, wanted: Method) -> (Way, Option<NoLive>) {
+        let stateless = self.service().is_some_and(|service| service.stateless);
+        let running = self.live.as_ref().map(|live| &live.running);
+        match (wanted, running) {
+            (Method::Stateless, _) if stateless => (Way::Stateless, None),
+            (Method::Live, Some(running)) => match self.parts.helper.source(&running.id).await {
+                Ok(layer) => (Way::live(Rounds::new(layer)), None),
+                Err(error) => {
+                    tracing::info!(session = %self.id, %error, "can't be given live");
+                    (Way::Image, Some(RoundError::no_live(&error)))
+                }
+            },
+            _ => (Way::Image, None),
+        }
     }
 
     async fn cancel(&mut self, from: PublicKey, attempt: Attempt) -> Result<SessionResponse, JournalClosed> {
         match self.tell_source(Input::Cancel { attempt, from }) {
             Ok(Effect::RollBack { attempt }) => self.roll_back(attempt).await?,
-            Ok(_) => self.grants.end(&attempt),
+            Ok(_) => {
+                self.grants.end(&attempt);
+                self.settle(attempt);
+            }
             Err(refusal) => return Ok(SessionResponse::Refused(refusal)),
         }
         Ok(SessionResponse::Agreed)
+    }
+
+    /// An attempt has ended without a signature. If its destination has not said how, this end's book says what it knows.
+    pub(super) fn settle(&mut self, attempt: Attempt) {
+        self.invited.take_if(|(_, invited, _)| *invited == attempt);
+        if self
+            .record()
+            .gave
+            .as_ref()
+            .is_some_and(|gave| gave.attempt == attempt)
+        {
+            return;
+        }
+        self.close_book(
+            attempt,
+            MigrationOutcome::Aborted,
+            "the destination gave up or fell silent; see its log",
+        );
+    }
+
+    /// Ends the report of an attempt that nobody else ends.
+    pub(super) fn close_book(&self, attempt: Attempt, outcome: MigrationOutcome, why: &str) {
+        self.parts.reports.update(&hex::encode(attempt), |report| {
+            if report.outcome == MigrationOutcome::Running {
+                report.outcome = outcome;
+                report.error = Some(why.to_owned());
+            }
+        });
     }
 
     /// Rule 3, the point of no return. What is asked twice is answered with the same bytes.
@@ -182,14 +268,40 @@ impl Actor {
         })
         .await?;
         self.parts.reports.event(&attempt, &self.id, "signed");
+        let runs_on = self
+            .cut
+            .take()
+            .is_some_and(|cut| matches!(cut.stopped.state, FinalState::Stateless));
         self.source = None;
-        self.cut = None;
         self.live = None;
+        self.prepared = None;
         self.invited = None;
         self.slot.gate.set(Route::Elsewhere);
+        if runs_on {
+            self.retire();
+        }
         self.slot.submit.notify_one();
         self.release_booking();
         Ok(())
+    }
+
+    /// A stateless container whose place is taken: its last requests have their time, then it stops.
+    fn retire(&self) {
+        let (Some(container), Some(service)) = (self.record().container.clone(), self.service()) else {
+            return;
+        };
+        let (parts, gate, session) = (self.parts.clone(), self.slot.gate.clone(), self.id);
+        tokio::spawn(async move {
+            gate.drain(service.request.timeout).await;
+            let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
+            let stopped = parts
+                .docker
+                .stop(&container.name, signal, service.stop.grace)
+                .await;
+            if let Err(error) = stopped {
+                tracing::warn!(%session, container = container.name, %error, "a stateless container that was handed over runs on");
+            }
+        });
     }
 
     fn handed_over(&self, record: &Record, gave: &Gave) -> SessionResponse {

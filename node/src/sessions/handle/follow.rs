@@ -27,6 +27,9 @@ impl SessionsHandle {
     ) {
         let now = Instant::now();
         let parts = &self.0.parts;
+        if parts.drain.is_on() {
+            return;
+        }
         let view = parts.chain.snapshot();
         let Some(member) = view.state.members().get(&owner) else {
             return;
@@ -75,7 +78,7 @@ impl SessionsHandle {
             attempt: super::super::random(),
             token: Some(token.encode()),
             from: owner,
-            reason: MoveReason::Mobility,
+            how: MoveOrder::mobility(),
         };
         // A full queue means that the session is busy; the next request asks again.
         let _ = slot.commands.try_send(visit);

@@ -98,45 +98,78 @@ impl SessionsHandle {
     }
 
     /// Moves a session of this node to `to`, or to the nearest connected member. Returns the migration's id.
-    pub async fn migrate(
+    pub(crate) async fn migrate(
         &self,
         prefix: &str,
         to: Option<PublicKey>,
-        method: Method,
+        how: MoveOrder,
     ) -> Result<String, MigrateError> {
-        if method != Method::Image {
-            return Err(MigrateError::Method(format!("{method:?}").to_lowercase()));
-        }
-        let session = self.find(prefix)?;
+        let (session, to) = self.order(prefix, to)?;
         let parts = &self.0.parts;
-        let label = |key: PublicKey| {
-            let view = parts.chain.snapshot();
-            view.state
-                .members()
-                .get(&key)
-                .map_or_else(|| key.short(8), |member| member.label.clone())
-        };
+        let stateless = parts
+            .journal
+            .record(&session)
+            .and_then(|record| parts.config.services.get(&record.service).cloned())
+            .is_some_and(|service| service.stateless);
+        match how.method {
+            Some(Method::Stateless) if !stateless => return Err(MigrateError::NotStateless),
+            Some(Method::Live) if stateless => return Err(MigrateError::Stateless),
+            _ => {}
+        }
+        match self.send_away(session, to, how).await {
+            Some(Ok(attempt)) => Ok(hex::encode(attempt)),
+            Some(Err(refusal)) => Err(MigrateError::Refused(refusal.to_string())),
+            None => Err(MigrateError::Stopping),
+        }
+    }
+
+    /// Which session of this node is meant, and where it would go.
+    pub(super) fn order(
+        &self,
+        prefix: &str,
+        to: Option<PublicKey>,
+    ) -> Result<(SessionId, PublicKey), MigrateError> {
+        let session = self.find(prefix)?;
         match self.owner(&session) {
             KnownOwner::Me => {}
-            KnownOwner::Other { owner, .. } => return Err(MigrateError::NotOwner { owner: label(owner) }),
+            KnownOwner::Other { owner, .. } => {
+                return Err(MigrateError::NotOwner {
+                    owner: self.label(owner),
+                });
+            }
             KnownOwner::Closed | KnownOwner::Unknown => return Err(MigrateError::Unknown(prefix.to_owned())),
         }
-        let to = match to {
-            Some(to) if to == parts.me => return Err(MigrateError::Already),
-            Some(to) => to,
-            None => self.nearest_member().ok_or(MigrateError::NoDestination)?,
-        };
+        match to {
+            Some(to) if to == self.0.parts.me => Err(MigrateError::Already),
+            Some(to) => Ok((session, to)),
+            None => {
+                let nearest = self.nearest_members().into_iter().next();
+                Ok((session, nearest.ok_or(MigrateError::NoDestination)?))
+            }
+        }
+    }
+
+    /// Asks `to` to take a session of this node. `None` when the node is stopping.
+    pub(in crate::sessions) async fn send_away(
+        &self,
+        session: SessionId,
+        to: PublicKey,
+        how: MoveOrder,
+    ) -> Option<Result<Attempt, Refusal>> {
         let slot = self.0.registry.ensure(session);
         let (reply, started) = oneshot::channel();
         slot.commands
-            .send(Command::Migrate { to, reply })
+            .send(Command::Migrate { to, how, reply })
             .await
-            .map_err(|_| MigrateError::Stopping)?;
-        match started.await {
-            Ok(Ok(attempt)) => Ok(hex::encode(attempt)),
-            Ok(Err(refusal)) => Err(MigrateError::Refused(refusal.to_string())),
-            Err(_) => Err(MigrateError::Stopping),
-        }
+            .ok()?;
+        started.await.ok()
+    }
+
+    /// What people call a member, or have called it.
+    pub(in crate::sessions) fn label(&self, key: PublicKey) -> String {
+        let view = self.0.parts.chain.snapshot();
+        let member = view.state.members().get(&key);
+        member.map_or_else(|| key.short(8), |member| member.label.clone())
     }
 
     pub(super) fn find(&self, prefix: &str) -> Result<SessionId, MigrateError> {
@@ -168,7 +201,8 @@ impl SessionsHandle {
         }
     }
 
-    pub(super) fn nearest_member(&self) -> Option<PublicKey> {
+    /// The other members that are connected, the nearest first.
+    pub(in crate::sessions) fn nearest_members(&self) -> Vec<PublicKey> {
         let parts = &self.0.parts;
         let view = parts.chain.snapshot();
         let members: Vec<_> = view
@@ -178,9 +212,8 @@ impl SessionsHandle {
             .filter(|(key, _)| **key != parts.me && parts.net.is_connected(&blosm_net::peer_of_key(&key.0)))
             .map(|(key, member)| (*key, position_of(member.location)))
             .collect();
-        nearest_first(&members, parts.position())
-            .first()
-            .map(|(key, _)| *key)
+        let sorted = nearest_first(&members, parts.position());
+        sorted.iter().map(|(key, _)| *key).collect()
     }
 
     /// R_tot, what is reserved of it and what is left.
@@ -198,6 +231,11 @@ impl SessionsHandle {
             cpu: of(total.cpu_milli, reserved.cpu_milli, free.cpu_milli),
             gpu: of(total.gpus.into(), reserved.gpus.into(), free.gpus.into()),
         }
+    }
+
+    /// The ways to move a container, and which of them work here.
+    pub fn methods(&self) -> Vec<MethodView> {
+        self.0.parts.methods.view()
     }
 
     /// The engine, and whether it answers now.

@@ -1,5 +1,7 @@
 //! The start of a node: which sessions it takes up, and which containers it stops.
 
+use blosm_migrate::image::LayerSource;
+
 use super::*;
 
 impl SessionsHandle {
@@ -9,9 +11,10 @@ impl SessionsHandle {
     /// The engine's list of containers can't be had: nothing was started then.
     pub(crate) async fn start(parts: Arc<Parts>) -> Result<Self, blosm_migrate::docker::EngineError> {
         let submit = Arc::new(Notify::new());
-        let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool")));
-        // Layers of attempts that ended with an earlier process.
-        let _ = std::fs::remove_dir_all(parts.config.data_dir.join("incoming"));
+        let store: Arc<dyn LayerSource> = Arc::new(parts.helper.clone());
+        let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool"), Some(store)));
+        // What earlier attempts have received is kept for the next one, for a while.
+        tokio::spawn(super::super::incoming::folders::sweep(parts.clone()));
         let registry = Registry::new(parts.clone(), grants.clone(), submit.clone());
         let inner = Inner {
             parts,
@@ -23,7 +26,8 @@ impl SessionsHandle {
             ready: AtomicBool::new(false),
         };
         let handle = Self(Arc::new(inner));
-        handle.stop_strangers().await?;
+        let containers = handle.stop_strangers().await?;
+        leftovers::clear(&handle.0.parts, &containers).await;
         for record in handle.0.parts.journal.records() {
             if record.may_run() {
                 handle.adopt_booking(&record);
@@ -33,13 +37,18 @@ impl SessionsHandle {
             }
         }
         tokio::spawn(submit::run(handle.0.parts.clone(), handle.0.submit.clone()));
+        tokio::spawn(methods::prove(handle.0.parts.clone()));
+        tokio::spawn(budget::keep(handle.0.parts.clone()));
+        tokio::spawn(drain::run(handle.clone()));
         handle.0.ready.store(true, Ordering::Release);
         Ok(handle)
     }
 
     /// Rule 7: a labelled container that runs and is not the current one of a session of this node is stopped and kept. One
-    /// that never ran and that no record names is what a dead attempt has left.
-    pub(super) async fn stop_strangers(&self) -> Result<(), blosm_migrate::docker::EngineError> {
+    /// that never ran and that no record names is what a dead attempt has left. Gives the names of those that remain.
+    pub(super) async fn stop_strangers(
+        &self,
+    ) -> Result<BTreeSet<String>, blosm_migrate::docker::EngineError> {
         let parts = &self.0.parts;
         let view = parts.chain.snapshot();
         let shared: Vec<String> = parts
@@ -48,6 +57,7 @@ impl SessionsHandle {
             .values()
             .map(|service| shared::label(service).to_string())
             .collect();
+        let mut remaining = BTreeSet::new();
         for container in parts
             .docker
             .list(&[(LABEL_NETWORK, Some(&parts.network_label()))])
@@ -55,6 +65,7 @@ impl SessionsHandle {
         {
             let label = container.labels.get(LABEL_SESSION).cloned().unwrap_or_default();
             if shared.contains(&label) {
+                remaining.insert(container.name);
                 continue;
             }
             let record = label
@@ -95,17 +106,22 @@ impl SessionsHandle {
                 ];
                 names.contains(&Some(&container.name))
             });
-            if !named && container.started_at.is_none() {
+            // One that never passed its gate is none that a session has run in.
+            let gated =
+                launch::gate(parts, &container.name).is_ok_and(|gate| gate.exists() && !gate.is_open());
+            if !named && (container.started_at.is_none() || gated) {
                 tracing::info!(
                     container = container.name,
                     "left by an attempt that ended; removing it"
                 );
-                if let Err(error) = parts.docker.remove(&container.id, true).await {
-                    tracing::warn!(container = container.name, %error, "can't be removed");
+                match launch::remove(parts, &container.name, true).await {
+                    Ok(()) => continue,
+                    Err(error) => tracing::warn!(container = container.name, %error, "can't be removed"),
                 }
             }
+            remaining.insert(container.name);
         }
-        Ok(())
+        Ok(remaining)
     }
 
     pub(super) fn adopt_booking(&self, record: &Record) {

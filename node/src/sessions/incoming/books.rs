@@ -7,9 +7,12 @@ impl Incoming {
     pub(super) async fn finish(mut self, outcome: Result<Moved, Ended>) {
         let id = self.report.id.clone();
         match outcome {
-            Ok(moved) => self.completed(moved).await,
+            Ok(moved) => {
+                let _ = tokio::fs::remove_dir_all(&self.spool).await;
+                self.completed(moved).await;
+            }
             Err(error) => {
-                let relayed = matches!(error, Ended::VerdictFalse | Ended::NoRoom);
+                let relayed = matches!(error, Ended::VerdictFalse | Ended::NoRoom | Ended::TooFast { .. });
                 self.report.outcome = if relayed {
                     MigrationOutcome::Relayed
                 } else {
@@ -30,12 +33,11 @@ impl Incoming {
                     self.clean_up(&error).await;
                 }
                 // An attempt that the owner never announced is no migration, only a question.
-                if self.announced.is_some() || self.visit.reason == MoveReason::Operator {
+                if self.announced.is_some() || self.visit.how.reason != MoveReason::Mobility {
                     self.publish_report();
                 }
             }
         }
-        let _ = tokio::fs::remove_dir_all(&self.spool).await;
         let ended = Command::AttemptEnded {
             attempt: self.visit.attempt,
         };
@@ -113,7 +115,9 @@ impl Incoming {
         }
         let down = (report.outcome == MigrationOutcome::Completed)
             .then(|| Duration::from_secs_f64((report.downtime_ms / 1000.0).max(0.0)));
-        self.parts.metrics.migration("image", report.outcome.name(), down);
+        self.parts
+            .metrics
+            .migration(self.method.as_str(), report.outcome.name(), down);
         let json = serde_json::to_vec(&report).expect("a report is plain data");
         self.parts.reports.put(report);
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
@@ -160,7 +164,7 @@ impl Incoming {
     }
 
     pub(super) async fn drop_container(&self, name: &str) {
-        if let Err(error) = self.parts.docker.remove(name, true).await {
+        if let Err(error) = launch::remove(&self.parts, name, true).await {
             tracing::debug!(container = name, %error, "a staged container is left");
         }
     }

@@ -1,6 +1,18 @@
 //! Fetching, checking and loading images, and creating the container that does not run yet.
 
+use std::pin::Pin;
+
+use blosm_migrate::transfer::Figures;
+
 use super::*;
+
+/// A pull that takes less says nothing of the link's rate.
+const RATE_SPAN: Duration = Duration::from_millis(50);
+
+type Fetched = Result<TransferResponse, Box<dyn std::error::Error + Send + Sync>>;
+type Fetch = Box<dyn Fn(TransferRequest) -> Pin<Box<dyn Future<Output = Fetched> + Send>> + Send + Sync>;
+/// How an attempt fetches from its source.
+pub(super) type Puller = Pull<Fetch>;
 
 impl Incoming {
     /// Fetches and loads, while the source serves, what its container was created from.
@@ -11,10 +23,7 @@ impl Incoming {
             let reference = match error {
                 ImageError::Absent { .. } => service.image.reference.clone(),
                 // The operator's name means another image here: it is not touched.
-                ImageError::OtherDigest { .. } => format!(
-                    "{BASE_REPOSITORY}:{}",
-                    hex::encode(&service.image.config_digest.0[..6])
-                ),
+                ImageError::OtherDigest { .. } => budget::base_name(&service.image.config_digest.0),
                 error => return Err(error.into()),
             };
             self.load(
@@ -25,6 +34,10 @@ impl Incoming {
                 &mut round,
             )
             .await?;
+            self.parts
+                .brought
+                .remember(&reference, service.image.config_digest)
+                .await;
         }
         let base = launch::base(&self.parts, service).await?;
         let held = self.parts.docker.image(&running.to_string()).await?;
@@ -54,85 +67,110 @@ impl Incoming {
         committed: Option<(&Service, &Base)>,
         round: &mut Round,
     ) -> Result<Identity, Ended> {
-        tokio::fs::create_dir_all(&self.spool)
-            .await
-            .map_err(|source| PullError::Io {
-                path: self.spool.clone(),
-                source,
-            })?;
-        let parts = self.parts.clone();
-        let peer = peer_of_key(&self.visit.source.0);
-        let fetch = move |request: TransferRequest| {
-            let parts = parts.clone();
-            async move {
-                let bytes = borsh::to_vec(&request).expect("a request is plain data");
-                let answer = parts.net.request(peer, Protocol::Transfer, bytes).await?;
-                borsh::from_slice::<TransferResponse>(&answer)
-                    .map_err(|_| Box::<dyn std::error::Error + Send + Sync>::from("the answer can't be read"))
-            }
-        };
+        let pull = self.puller().await?;
         let asked = Instant::now();
-        let (manifest, identity, manifest_bytes, pulled) = {
-            let pull = Pull::new(self.visit.attempt, &self.spool, fetch);
-            let (manifest, identity, manifest_bytes) = loop {
-                match pull.manifest(which).await {
-                    // The source is still exporting it; signs of life keep the claim meanwhile.
-                    Err(PullError::Refused(WireError::NotReady)) if asked.elapsed() < EXPORT_WAIT => {
-                        tokio::time::sleep(EXPORT_LOOK).await;
-                    }
-                    answer => break answer?,
+        let (manifest, identity, manifest_bytes) = loop {
+            match pull.manifest(which).await {
+                // The source is still exporting it; signs of life keep the claim meanwhile.
+                Err(PullError::Refused(WireError::NotReady)) if asked.elapsed() < EXPORT_WAIT => {
+                    tokio::time::sleep(EXPORT_LOOK).await;
                 }
-            };
-            if identity.config_digest != digest {
-                return Err(Ended::OtherImage);
+                answer => break answer?,
             }
-            if let Some((service, base)) = committed {
-                // Nothing of a container description is taken from a peer.
-                check_committed_config(&manifest.config, service, base)?;
-            }
-            let rtt = asked.elapsed();
-            let held = self.parts.docker.held_chains().await?;
-            let lacking = held.lacking(&identity.diff_ids);
-            let pulled = pull.layers(&manifest, &lacking).await?;
-            if self.report.link.rtt_ms == 0.0 {
-                self.report.link.rtt_ms = rtt.as_secs_f64() * 1000.0;
-            }
-            (manifest, identity, manifest_bytes, pulled)
         };
-        self.count(round, manifest_bytes, &pulled);
+        if identity.config_digest != digest {
+            return Err(Ended::OtherImage);
+        }
+        if let Some((service, base)) = committed {
+            // Nothing of a container description is taken from a peer.
+            check_committed_config(&manifest.config, service, base)?;
+        }
+        let rtt = asked.elapsed();
+        let held = self.parts.docker.held_chains().await?;
+        let lacking = held.lacking(&identity.diff_ids);
+        // In the cut nothing is worth the time of looking for it.
+        let seeds = match which {
+            WhichImage::Final => None,
+            _ if lacking.is_empty() => None,
+            _ => Some(seeds::seeds(&self.parts).await?),
+        };
+        let pulled = pull.layers(&manifest, &lacking, seeds).await?;
+        if self.report.link.rtt_ms == 0.0 {
+            self.report.link.rtt_ms = rtt.as_secs_f64() * 1000.0;
+        }
+        round.bytes += pulled.figures.bytes;
+        round.wire_bytes += manifest_bytes + pulled.figures.wire_bytes;
+        self.report.wire_bytes += manifest_bytes;
+        self.count(&pulled.figures);
         let image = SparseImage::new(reference, manifest.config, &identity.diff_ids, &pulled.layers);
         load(&self.parts.docker, image).await?;
         Ok(identity)
     }
 
-    pub(super) fn count(&mut self, round: &mut Round, manifest_bytes: u64, pulled: &Pulled) {
-        let wire = manifest_bytes + pulled.wire_bytes;
-        round.bytes += pulled.layer_bytes;
-        round.wire_bytes += wire;
-        self.report.wire_bytes += wire;
-        self.report.chunks_sent += pulled.chunks;
-        self.report.chunks_reused += pulled.chunks_reused;
+    /// Counts what a pull took.
+    pub(super) fn count(&mut self, figures: &Figures) {
+        self.report.wire_bytes += figures.wire_bytes;
+        self.report.chunks_sent += figures.chunks;
+        self.report.chunks_reused += figures.reused;
         // Short transfers say nothing of a link.
-        if pulled.ms >= 20 {
-            self.report.link.mbit = pulled.wire_bytes as f64 * 8.0 / 1000.0 / pulled.ms as f64;
+        if figures.time >= RATE_SPAN {
+            let rate = figures.wire_bytes as f64 / figures.time.as_secs_f64();
+            self.rate = Some(rate);
+            self.report.link.mbit = rate * 8.0 / 1e6;
         }
     }
 
-    /// Loads the source's final image and creates the container, which does not run yet.
+    /// As the swarm's pings have last found it.
+    fn round_trip(&self) -> Option<Duration> {
+        let source = peer_of_key(&self.visit.source.0);
+        let peers = self.parts.net.peers();
+        peers.iter().find(|peer| peer.peer == source)?.rtt
+    }
+
+    /// The one way in which this attempt fetches: what it learns of the link is kept, and so is every chunk, also for the
+    /// next attempt.
+    pub(super) async fn puller(&mut self) -> Result<Arc<Puller>, Ended> {
+        if let Some(pull) = &self.pull {
+            return Ok(pull.clone());
+        }
+        let failed = |source| PullError::Io {
+            path: self.spool.clone(),
+            source,
+        };
+        let pack = folders::open(&self.spool).await.map_err(failed)?;
+        let (parts, peer) = (self.parts.clone(), peer_of_key(&self.visit.source.0));
+        let fetch: Fetch = Box::new(move |request| {
+            let parts = parts.clone();
+            Box::pin(async move {
+                let bytes = borsh::to_vec(&request).expect("a request is plain data");
+                let answer = parts.net.request(peer, Protocol::Transfer, bytes).await?;
+                borsh::from_slice::<TransferResponse>(&answer).map_err(|_| "the answer can't be read".into())
+            })
+        });
+        let mut pull = Pull::new(self.visit.attempt, &self.spool, pack, fetch);
+        if let Some(rate) = self.parts.config.migration.max_rate {
+            pull = pull.capped(rate);
+        }
+        if let Some(round_trip) = self.round_trip() {
+            self.report.link.rtt_ms = round_trip.as_secs_f64() * 1000.0;
+            pull = pull.over(round_trip);
+        }
+        let pull = Arc::new(pull);
+        self.pull = Some(pull.clone());
+        Ok(pull)
+    }
+
+    /// Loads the source's final image and creates the container, which does not run yet. Gives its name and its image's.
     pub(super) async fn apply(
         &mut self,
         service: &Service,
         base: &Base,
         epoch: u64,
-        stopped: &Stopped,
-    ) -> Result<(String, String, Hash), Ended> {
+        said: &Identity,
+    ) -> Result<(String, String), Ended> {
         let begin = Instant::now();
         let mut round = Round::default();
         let reference = format!("{IMAGE_REPOSITORY}:{}-in", hex::encode(self.visit.attempt));
-        let said = Identity {
-            config_digest: Digest(stopped.config_digest),
-            diff_ids: stopped.diff_ids.iter().map(|digest| Digest(*digest)).collect(),
-        };
         let loaded = self
             .load(
                 WhichImage::Final,
@@ -142,13 +180,13 @@ impl Incoming {
                 &mut round,
             )
             .await?;
-        if loaded != said {
+        if loaded != *said {
             self.staged.push(reference);
             return Err(Ended::OtherImage);
         }
-        let name = launch::name(&self.visit.session, epoch + 1, &self.visit.attempt);
-        let created =
-            launch::create(&self.parts, service, base, &self.visit.session, &name, &reference).await;
+        let name = self.container_name(epoch);
+        let session = self.visit.session;
+        let created = launch::create(&self.parts, service, base, &session, &name, &reference, None).await;
         if let Err(error) = created {
             self.staged.push(reference);
             return Err(error.into());
@@ -156,6 +194,6 @@ impl Incoming {
         self.container_image = Some(reference.clone());
         round.ms = millis(begin);
         self.report.rounds.push(round);
-        Ok((name, reference, manifest_root(&self.visit.session, epoch, &said)))
+        Ok((name, reference))
     }
 }

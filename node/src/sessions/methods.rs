@@ -1,0 +1,185 @@
+//! Which methods work on this node. The live one is proven by doing it: once at the start, and again until there is an
+//! image to do it with.
+
+use std::sync::RwLock;
+use std::time::Duration;
+
+use blosm_ledger::{Hash, SessionId};
+use blosm_migrate::helper::Marker;
+use blosm_migrate::service::Service;
+use serde::Serialize;
+
+use super::launch::{self, LaunchError};
+use super::wire::NoLive;
+use crate::config::Method;
+use crate::parts::Parts;
+
+/// Between two tries while no service's image is here, or the helper does not answer.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is known of the live method here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Live {
+    /// Not tried yet: no image of a declared service is here.
+    #[default]
+    Unproven,
+    /// A gated container was prepared, and what the engine wrote into it was seen in its writable layer.
+    Works,
+    /// It does not work.
+    Off(NoLive),
+}
+
+/// The methods of this node, as they are known now.
+#[derive(Debug, Default)]
+pub(crate) struct Methods {
+    live: RwLock<Live>,
+}
+
+/// One method as the local API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MethodView {
+    /// `live`, `stateless`, `image`.
+    pub method: &'static str,
+    /// Whether a container can come and go in this way.
+    pub available: bool,
+    /// Why not, or what is not known yet.
+    pub why: Option<String>,
+}
+
+impl Methods {
+    /// What is known of the live method.
+    pub(crate) fn live(&self) -> Live {
+        *self
+            .live
+            .read()
+            .expect("nothing panics while it holds the methods")
+    }
+
+    fn set(&self, live: Live) {
+        *self
+            .live
+            .write()
+            .expect("nothing panics while it holds the methods") = live;
+    }
+
+    /// The words for the methods that work.
+    pub(crate) fn available(&self) -> Vec<String> {
+        let view = self.view().into_iter();
+        view.filter(|method| method.available)
+            .map(|method| method.method.to_owned())
+            .collect()
+    }
+
+    /// All methods, the best first.
+    pub(crate) fn view(&self) -> Vec<MethodView> {
+        let (available, why) = match self.live() {
+            Live::Works => (true, None),
+            Live::Unproven => (
+                false,
+                Some("not proven yet: no image of a declared service is here".to_owned()),
+            ),
+            Live::Off(why) => (false, Some(why.to_string())),
+        };
+        let plain = |method| MethodView {
+            method,
+            available: true,
+            why: None,
+        };
+        vec![
+            MethodView {
+                method: "live",
+                available,
+                why,
+            },
+            plain("stateless"),
+            plain("image"),
+        ]
+    }
+}
+
+/// The method for a container of that service, if nothing stands against it: a stateless service is never copied.
+pub(super) fn fitting(asked: Method, service: Option<&Service>) -> Method {
+    match (asked, service) {
+        (Method::Image, _) | (_, None) => Method::Image,
+        (_, Some(service)) if service.stateless => Method::Stateless,
+        _ => Method::Live,
+    }
+}
+
+/// Proves the live method until it is known whether it works.
+pub(super) async fn prove(parts: std::sync::Arc<Parts>) {
+    loop {
+        let live = look(&parts).await;
+        let known = parts.methods.live();
+        if live != known {
+            match live {
+                Live::Works => tracing::info!("the live method works here"),
+                Live::Off(why) => {
+                    tracing::warn!(%why, "the live method is off; containers move as images")
+                }
+                Live::Unproven => {}
+            }
+        }
+        parts.methods.set(live);
+        parts.metrics.method_available("live", live == Live::Works);
+        // A helper that is started later, or an image that comes later, is found.
+        if live == Live::Works {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            () = parts.stop.cancelled() => return,
+        }
+    }
+}
+
+async fn look(parts: &Parts) -> Live {
+    if let Err(error) = parts.helper.hello().await {
+        tracing::debug!(%error, "no layer helper");
+        return Live::Off(NoLive::NoHelper);
+    }
+    for service in parts.config.services.values() {
+        if parts.docker.pinned(&service.image).await.is_err() {
+            continue;
+        }
+        return match with(parts, service).await {
+            Ok(true) => Live::Works,
+            Ok(false) => Live::Off(NoLive::NotOverlay),
+            Err(error) => {
+                tracing::warn!(service = service.name, %error, "a gated container can't be prepared");
+                Live::Off(NoLive::NoGate)
+            }
+        };
+    }
+    Live::Unproven
+}
+
+/// A gated container of the service: is what the engine writes into it seen in its writable layer?
+async fn with(parts: &Parts, service: &Service) -> Result<bool, LaunchError> {
+    let marker = Marker(super::random());
+    let name = format!("blosm-proof-{}", hex::encode(&marker.0[..4]));
+    let proven = write_and_see(parts, service, &name, marker).await;
+    if let Err(error) = launch::remove(parts, &name, true).await {
+        tracing::warn!(container = name, %error, "is left; the next start removes it");
+    }
+    proven
+}
+
+async fn write_and_see(
+    parts: &Parts,
+    service: &Service,
+    name: &str,
+    marker: Marker,
+) -> Result<bool, LaunchError> {
+    let base = launch::base(parts, service).await?;
+    let image = base.identity.config_digest.to_string();
+    let image = parts.docker.image(&image).await?.map_or(image, |image| image.id);
+    // No session's: the label only has to be there.
+    let session = SessionId(Hash::digest("blosm/proof-container", &marker.0).0);
+    let gate = launch::new_gate(parts, name)?;
+    let id = launch::create(parts, service, &base, &session, name, &image, Some(&gate)).await?;
+    let running = launch::start_gated(parts, service, name, id).await?;
+    let root = parts.helper.gated(&running.id).await?;
+    parts.docker.put_marker(name, &marker.to_string()).await?;
+    Ok(root.prove(marker).await?)
+}
