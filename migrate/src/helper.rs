@@ -25,4 +25,4 @@ pub use protocol::{
     ApplyFigures, ContainerId, Facts, Gated, MAX_FRAME, Marker, NotAnId, Refusal, Reply, Request,
     RoundFigures, SourceFacts, VERSION,
 };
-pub use server::{ServeError, Server, Settings, keep_needed_rights};
+pub use server::{ServeError, Server, Settings, keep_needed_rights, keep_rights};

@@ -8,6 +8,21 @@ use serde_json::Value;
 use crate::car::Record;
 use crate::testnet::Testnet;
 
+/// Phases in their order, as reports name them.
+pub(crate) const PHASES: [&str; 11] = [
+    "announce",
+    "evaluate",
+    "stage",
+    "precopy",
+    "drain",
+    "stop",
+    "commit",
+    "transfer",
+    "handover",
+    "start",
+    "ledger_wait",
+];
+
 /// All migrations that any node knows, by their id. A node that does not answer adds nothing.
 pub async fn all(testnet: &Testnet) -> BTreeMap<String, Value> {
     let state = testnet.state();

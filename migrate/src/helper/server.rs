@@ -223,6 +223,14 @@ pub fn keep_needed_rights() -> io::Result<()> {
         | CapabilitySet::SYS_PTRACE
         // `trusted.*` attributes, and being told of changes.
         | CapabilitySet::SYS_ADMIN;
+    keep_rights(needed)
+}
+
+/// Gives up, in this thread and those that it starts, all capabilities but those of `needed`, for good.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep_rights(needed: CapabilitySet) -> io::Result<()> {
     let kept = rustix::thread::capabilities(None)?.permitted & needed;
     rustix::thread::set_no_new_privs(true)?;
     rustix::thread::clear_ambient_capability_set()?;

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, bail};
-use blosm_migrate::helper::{Server, Settings, keep_needed_rights};
+use blosm_migrate::helper::{Server, Settings, keep_needed_rights, keep_rights};
 use clap::Args;
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::CapabilitySet;
 
 use super::daemon::log_to_stderr;
 use crate::config::Config;
@@ -122,7 +122,8 @@ impl OwnHelper {
                 "this process keeps root's rights, as the path belongs to another user: run blosm as that user"
             );
         } else {
-            give_up_rights().context("cannot give up root's rights")?;
+            // But the one to listen on low ports.
+            keep_rights(CapabilitySet::NET_BIND_SERVICE).context("cannot give up root's rights")?;
         }
         match started {
             None => Ok(()),
@@ -173,19 +174,6 @@ fn belongs_to_another(config: &Config) -> Option<PathBuf> {
         .into_iter()
         .find(|path| path.metadata().is_ok_and(|meta| meta.uid() != 0))
         .map(Path::to_owned)
-}
-
-/// All of this thread's rights, for good, but the one to listen on low ports.
-fn give_up_rights() -> std::io::Result<()> {
-    let kept = rustix::thread::capabilities(None)?.permitted & CapabilitySet::NET_BIND_SERVICE;
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::thread::clear_ambient_capability_set()?;
-    let sets = CapabilitySets {
-        effective: kept,
-        permitted: kept,
-        inheritable: CapabilitySet::empty(),
-    };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 /// Says when it ends. The node goes on; containers then move as images.

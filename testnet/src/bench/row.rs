@@ -7,6 +7,7 @@ use super::figures::Gap;
 use super::layer::Floor;
 use super::plan::Turn;
 use super::ride::Seen;
+use crate::reports::PHASES;
 use crate::service_log::ServiceLog;
 
 /// What a row is about.
@@ -47,19 +48,6 @@ pub(super) struct Run {
 pub(super) fn report(subject: &Subject) -> Value {
     let (turn, [source, destination]) = (&subject.turn, &subject.keys);
     let zero = |names: &[&str]| Value::from_iter(names.iter().map(|name| (*name, Value::from(0))));
-    let phases = [
-        "announce",
-        "evaluate",
-        "stage",
-        "precopy",
-        "drain",
-        "stop",
-        "commit",
-        "transfer",
-        "handover",
-        "start",
-        "ledger_wait",
-    ];
     json!({
         "schema": 1,
         "id": null,
@@ -81,7 +69,7 @@ pub(super) fn report(subject: &Subject) -> Value {
         "chunks_sent": 0,
         "chunks_reused": 0,
         "rounds": [],
-        "phases_ms": zero(&phases),
+        "phases_ms": zero(&PHASES),
         "ledger": null,
         "link": {"mbit": null, "rtt_ms": null},
         "service_down_ms": null,

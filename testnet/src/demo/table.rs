@@ -10,6 +10,7 @@ use super::{EngineView, Migration, Story};
 use crate::car::Tally;
 use crate::config::GATEWAY_PORT;
 use crate::engine::Engine;
+use crate::reports::PHASES;
 use crate::state::State;
 
 /// Phases for which the service is down, and what they are called beside its downtime.
@@ -20,20 +21,6 @@ const DOWN: [(&str, &str); 6] = [
     ("transfer", "last delta or layer"),
     ("handover", "hand-over"),
     ("start", "start"),
-];
-/// Phases in their order, as reports name them.
-const PHASES: [&str; 11] = [
-    "announce",
-    "evaluate",
-    "stage",
-    "precopy",
-    "drain",
-    "stop",
-    "commit",
-    "transfer",
-    "handover",
-    "start",
-    "ledger_wait",
 ];
 
 pub(super) fn render(story: &Story, state: &State) -> String {
