@@ -24,7 +24,8 @@ async fn destination_killed_in_the_middle_of_a_transfer() {
     scenario.fill(1, HEAVY).await;
     let mut log = scenario.follow(2);
     scenario.drive_to(2);
-    scenario.phase(2, "transfer", &mut log).await;
+    // The rounds carry it, while the source serves.
+    scenario.phase(2, "precopy", &mut log).await;
     scenario.testnet.kill_node(2).unwrap();
     // The car's radio reaches host 1 still, which has signed nothing and serves on.
     scenario.car.avoid(Some(1));
@@ -37,7 +38,8 @@ async fn destination_killed_in_the_middle_of_a_transfer() {
 
 #[tokio::test]
 async fn destination_cut_off_in_the_middle_of_a_transfer() {
-    let mut scenario = Scenario::start(2).await;
+    // Of a live move only the last delta crosses between the stop and the signature: an image crosses whole, for seconds.
+    let mut scenario = Scenario::drive(scenario::up(scenario::by_image(2)).await, 1).await;
     let before = scenario.running();
     scenario.fill(1, HEAVY).await;
     let (mut source, mut destination) = (scenario.follow(1), scenario.follow(2));
