@@ -20,6 +20,7 @@ pub mod chunk;
 pub mod manifest;
 mod pack;
 pub mod pull;
+pub mod sample;
 pub mod serve;
 pub mod window;
 pub mod wire;

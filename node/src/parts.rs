@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::ChainHandle;
 use crate::config::Config;
+use crate::gateway::Recent;
 use crate::metrics::Metrics;
-use crate::sessions::{Brought, Budget, Drain, JournalHandle, Methods, Reports, Slots};
+use crate::sessions::{Brought, Budget, Drain, JournalHandle, Links, Methods, Reports, Slots};
 
 /// What every service of the node may use.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub(crate) struct Parts {
     pub reports: Reports,
     /// Places for migrations out of and into this node.
     pub slots: Slots,
+    /// What the links to other members carry.
+    pub links: Links,
+    /// What cars asked for lately.
+    pub recent: Arc<Recent>,
     /// Whether this node is drained, and how far that is.
     pub drain: Drain,
     /// Keeps the disk under the engine from filling up.

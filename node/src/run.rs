@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiState, BindError};
 use crate::chain::{ChainHandle, ChainOptions, ChainTask};
 use crate::config::Config;
-use crate::gateway::{Gateway, serve_http};
+use crate::gateway::{Gateway, Recent, serve_http};
 use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::router::Router;
 use crate::sessions::{
-    Brought, Budget, Drain, DrainError, JournalHandle, Methods, Reports, SessionsHandle, Slots,
+    Brought, Budget, Drain, DrainError, JournalHandle, Links, Methods, Reports, SessionsHandle, Slots,
 };
 
 /// How long a start waits for a better head than its own (rule 7).
@@ -133,6 +133,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let mut routed = tokio::spawn(router.run(events));
 
     let stop = CancellationToken::new();
+    let recent = Arc::new(Recent::default());
     let parts = Arc::new(Parts {
         me: config.public_key(),
         config: config.clone(),
@@ -146,6 +147,8 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         bookings: Mutex::new(bookings),
         reports: Reports::default(),
         slots: Slots::new(config.migration.max_out, config.migration.max_in),
+        links: Links::default(),
+        recent: recent.clone(),
         drain,
         budget: Budget::default(),
         brought: Brought::open(&config.data_dir),
@@ -169,6 +172,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         sessions,
         net: net.clone(),
         metrics,
+        recent,
         stopping: stop.clone(),
     };
     let mut gateway_task = tokio::spawn(serve_http(gateway_listener, gateway, stop.clone()));

@@ -5,6 +5,7 @@
 //! own log can be held against what the car saw.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -185,6 +186,14 @@ impl Car {
         })
     }
 
+    /// A view of it.
+    pub fn view(&self) -> CarView {
+        CarView {
+            origin_unix_ms: self.origin_unix_ms,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
     /// Drives on to another place.
     pub fn drive_to(&self, metres: f64) {
         self.shared.state().motion.target = metres;
@@ -243,6 +252,45 @@ impl Car {
             .await?
             .map_err(|_| anyhow!("the car's thread panicked"))??;
         Ok(self.shared.state().records.values().cloned().collect())
+    }
+}
+
+/// Looks at a car without keeping it on the road.
+#[derive(Clone)]
+pub struct CarView {
+    origin_unix_ms: f64,
+    shared: Arc<Shared>,
+}
+
+impl CarView {
+    /// Where it is, in metres along the road.
+    pub fn position(&self) -> f64 {
+        self.shared.state().motion.position
+    }
+
+    /// Its requests that were to be sent after that time and are over: when, how long it took in milliseconds, and
+    /// whether it was answered with a success.
+    pub fn since(&self, unix_ms: f64) -> Vec<(f64, f64, bool)> {
+        let state = self.shared.state();
+        let young = |record: &&Record| self.origin_unix_ms + record.intended_ms > unix_ms;
+        let mut found: Vec<_> = state
+            .records
+            .values()
+            .rev()
+            .take_while(young)
+            .filter_map(|record| {
+                let took = record.latency_ms()?;
+                Some((self.origin_unix_ms + record.intended_ms, took, record.ok()))
+            })
+            .collect();
+        found.reverse();
+        found
+    }
+}
+
+impl fmt::Debug for CarView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CarView")
     }
 }
 

@@ -159,6 +159,9 @@ pub fn check_gone(id: &str, dir: &Path) -> Result<()> {
 
 /// In good order and all at once; what does not follow is swept afterwards.
 fn stop(state: &State) {
+    for relay in state.hosts.iter().filter_map(|host| host.relay) {
+        relay.end(Signal::TERM, Duration::from_secs(5));
+    }
     let nodes: Vec<Process> = state.hosts.iter().filter_map(|host| host.node).collect();
     nodes.iter().for_each(|node| node.signal(Signal::TERM));
     nodes

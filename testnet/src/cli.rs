@@ -12,7 +12,7 @@ use crate::bench::{self, Bench};
 use crate::cleanup;
 use crate::demo::{self, Demo};
 use crate::engine::Engine;
-use crate::hosts::{MAX_HOSTS, Rate};
+use crate::hosts::{self, LinkQuality, MAX_HOSTS, Percent, Rate};
 use crate::node::Node;
 use crate::shell;
 use crate::status;
@@ -71,6 +71,16 @@ enum Command {
         #[command(flatten)]
         testnet: At,
     },
+    /// Change what a host's link does: its rate, delay, jitter, loss, or a cut in one direction
+    Link(Link),
+    /// Pass a host's frames on, late or not at all
+    #[command(hide = true)]
+    LinkRelay {
+        /// The host's number
+        host: usize,
+        /// The file that says how late
+        control: PathBuf,
+    },
     /// Run a program on a host, with BLOSM_DATA_DIR and DOCKER_HOST set for it
     Exec {
         #[command(flatten)]
@@ -93,6 +103,45 @@ struct At {
     /// The testnet's folder
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Link {
+    /// The host's number
+    host: usize,
+    /// The capacity, both ways
+    #[arg(long)]
+    rate: Option<Rate>,
+    /// What every packet waits, such as 20ms
+    #[arg(long, value_name = "TIME", value_parser = hosts::millis)]
+    delay: Option<u32>,
+    /// What it may wait on top, evenly distributed; packets keep their order
+    #[arg(long, value_name = "TIME", value_parser = hosts::millis)]
+    jitter: Option<u32>,
+    /// How many packets are lost, such as 1%
+    #[arg(long, value_name = "PERCENT")]
+    loss: Option<Percent>,
+    /// Every packet is lost
+    #[arg(long)]
+    cut: bool,
+    /// Which way delay, jitter, loss and cut are for, as the host sees it
+    #[arg(long, default_value = "both")]
+    direction: Way,
+    /// First take back all delay, jitter, loss and cuts
+    #[arg(long)]
+    clear: bool,
+    #[command(flatten)]
+    testnet: At,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// From the host
+    Up,
+    /// To the host
+    Down,
+    /// Both ways
+    Both,
 }
 
 #[derive(Debug, clap::Args)]
@@ -179,6 +228,8 @@ async fn execute(command: Command) -> Result<()> {
         Command::Restart { what, testnet } => restart(what, &testnet.dir).await,
         Command::Cut { host, testnet } => Testnet::attach(&testnet.dir)?.cut(host),
         Command::Heal { host, testnet } => Testnet::attach(&testnet.dir)?.heal(host),
+        Command::Link(options) => link(&options),
+        Command::LinkRelay { host, control } => hosts::relay::run(host, control),
         Command::Exec { testnet, host, words } => exec(&testnet.dir, &host, &words),
         Command::Down { testnet } => cleanup::teardown(Testnet::attach(&testnet.dir)?.state().dir.as_path()),
     }
@@ -212,6 +263,31 @@ async fn up(options: Up) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     testnet.detach();
+    Ok(())
+}
+
+fn link(options: &Link) -> Result<()> {
+    let mut testnet = Testnet::attach(&options.testnet.dir)?;
+    if let Some(rate) = options.rate {
+        testnet.reshape(options.host, rate)?;
+    }
+    let before = testnet.state().host(options.host)?.link;
+    let mut link = if options.clear {
+        LinkQuality::default()
+    } else {
+        before
+    };
+    for (way, quality) in [(Way::Up, &mut link.up), (Way::Down, &mut link.down)] {
+        if ![way, Way::Both].contains(&options.direction) {
+            continue;
+        }
+        quality.delay_ms = options.delay.unwrap_or(quality.delay_ms);
+        quality.jitter_ms = options.jitter.unwrap_or(quality.jitter_ms);
+        quality.loss = options.loss.unwrap_or(quality.loss);
+        quality.cut |= options.cut;
+    }
+    testnet.impair(options.host, link)?;
+    println!("host{}: {link}", options.host);
     Ok(())
 }
 

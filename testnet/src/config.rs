@@ -13,6 +13,16 @@ pub const PEER_PORT: u16 = 4401;
 /// Where every node serves cars.
 pub const GATEWAY_PORT: u16 = 8080;
 
+/// What runs the containers of a testnet's nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// A private Docker engine on each host.
+    #[default]
+    Docker,
+    /// The node's own simulation: no engine, no image.
+    Sim,
+}
+
 /// The declaration of the demo's stateful service.
 ///
 /// # Panics
@@ -56,7 +66,7 @@ pub fn service(name: &str, image: &str, stateless: bool) -> Table {
 pub fn render(
     host: &HostState,
     network: &Path,
-    engine: &str,
+    engine: Option<&str>,
     services: &[Table],
     extra: &Table,
 ) -> Result<String> {
@@ -76,8 +86,6 @@ pub fn render(
         url = "http://{address}:{GATEWAY_PORT}"
         [api]
         listen = "{api}"
-        [engine]
-        socket = "{engine}"
         "#,
         network = network.display(),
         label = host.label,
@@ -85,6 +93,12 @@ pub fn render(
         api = api::LISTEN,
     );
     let mut table: Table = text.parse().context("the node's configuration")?;
+    let engine = match engine {
+        Some(socket) => ("socket", socket),
+        None => ("runtime", "sim"),
+    };
+    let engine = Table::from_iter([(engine.0.to_owned(), engine.1.into())]);
+    table.insert("engine".to_owned(), Value::Table(engine));
     table.insert(
         "service".to_owned(),
         Value::Array(services.iter().cloned().map(Value::Table).collect()),
@@ -108,6 +122,7 @@ pub fn overlay(below: &mut Table, above: &Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hosts::LinkQuality;
     use crate::state::EngineState;
 
     #[test]
@@ -122,6 +137,9 @@ mod tests {
             key: None,
             node: None,
             cut: false,
+            relay: None,
+            link: LinkQuality::default(),
+            clock: None,
         };
         let extra: Table = "[node]\nradius = 10.0\n[migration]\nkeep_source = \"15s\""
             .parse()
@@ -129,7 +147,7 @@ mod tests {
         let text = render(
             &host,
             Path::new("/t/network.toml"),
-            "unix:///t/s",
+            Some("unix:///t/s"),
             &[counter("x@sha256:0")],
             &extra,
         )
@@ -140,5 +158,12 @@ mod tests {
         assert_eq!(table["node"]["location"].as_str(), Some("37.450000,126.650000"));
         assert_eq!(table["migration"]["keep_source"].as_str(), Some("15s"));
         assert_eq!(table["service"][0]["name"].as_str(), Some("counter"));
+        assert_eq!(table["engine"]["socket"].as_str(), Some("unix:///t/s"));
+        let text = render(&host, Path::new("/t/network.toml"), None, &[], &Table::new()).unwrap();
+        let table: Table = text.parse().unwrap();
+        assert_eq!(
+            table["engine"],
+            Value::Table("runtime = \"sim\"".parse().unwrap())
+        );
     }
 }

@@ -8,7 +8,7 @@
 //! never the ledger, whose word is what the tests are about.
 //!
 //! ```text
-//! cli, demo, bench, ─> Testnet ──> hosts::Road     namespaces, veth, tbf; cut and heal
+//! cli, demo, bench, ─> Testnet ──> hosts::Road     namespaces, veth, tbf; cut and heal; a relay for delay and loss
 //! tests  │                │  ├───> Engine          containerd + dockerd of one host; kill -9, restart
 //!        │                │  ├───> Node            blosm network new | init | admit | run
 //!        │                │  ├───> image           the service (service/counter.rs) as an image; save, load
@@ -46,6 +46,7 @@ pub mod status;
 pub mod sweep;
 mod teller;
 pub mod testnet;
+pub mod web;
 pub mod witness;
 
 pub use testnet::{HostSpec, Spec, Testnet};

@@ -29,6 +29,7 @@ pub struct Node {
     namespace: Namespace,
     data_dir: PathBuf,
     log: PathBuf,
+    clock: Option<String>,
 }
 
 impl Node {
@@ -43,6 +44,7 @@ impl Node {
             namespace: state.namespace(number),
             data_dir: state.data_dir(number),
             log: state.host_dir(number).join("blosm.log"),
+            clock: state.host(number)?.clock.clone(),
         })
     }
 
@@ -89,11 +91,11 @@ impl Node {
         Ok(key.to_owned())
     }
 
-    /// `blosm admit`, on the authority, which this node must be.
+    /// `blosm admit`, on the authority, which this node must be; gives the transaction's hash.
     ///
     /// # Errors
     /// The command failed.
-    pub fn admit(&self, host: &HostState) -> Result<()> {
+    pub fn admit(&self, host: &HostState) -> Result<String> {
         let key = host
             .key
             .as_deref()
@@ -106,7 +108,7 @@ impl Node {
         );
         let address = peer_address(host);
         let data_dir = self.data_dir.display().to_string();
-        self.command(&[
+        let answer = self.command(&[
             "admit",
             key,
             "--address",
@@ -120,8 +122,13 @@ impl Node {
             &host.label,
             "--data-dir",
             &data_dir,
+            "--json",
         ])?;
-        Ok(())
+        let answer: Value = serde_json::from_str(&answer).context("`blosm admit --json`")?;
+        let hash = answer["hash"]
+            .as_str()
+            .context("`blosm admit --json` names no hash")?;
+        Ok(hash.to_owned())
     }
 
     /// Runs a `blosm` command on this host to its end and gives what it printed.
@@ -168,6 +175,13 @@ impl Node {
             .filter(|name| name.starts_with("BLOSM_") && name != "BLOSM_LOG")
             .flat_map(|name| ["-u".to_owned(), name])
             .collect();
+        if let Some(clock) = &self.clock {
+            let library = libfaketime().context("libfaketime is not installed (package libfaketime)")?;
+            // Only what the wall says is wrong: a machine without a battery still knows how long a second is.
+            words.push("FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned());
+            words.push(format!("FAKETIME={clock}"));
+            words.push(format!("LD_PRELOAD={}", library.display()));
+        }
         words.push(self.binary.display().to_string());
         words.extend(arguments);
         let env = shell::find("env").context("env is not on the PATH")?;
@@ -223,6 +237,15 @@ impl Node {
     }
 }
 
+/// The library that tells one program another time, where Debian and Ubuntu put it.
+fn libfaketime() -> Option<PathBuf> {
+    let places = std::fs::read_dir("/usr/lib").into_iter().flatten();
+    places
+        .filter_map(Result::ok)
+        .map(|place| place.path().join("faketime/libfaketime.so.1"))
+        .find(|file| file.is_file())
+}
+
 /// Where other nodes dial this one.
 fn peer_address(host: &HostState) -> String {
     format!("/ip4/{}/tcp/{PEER_PORT}", host.address)
@@ -238,15 +261,7 @@ pub fn binary() -> Result<PathBuf> {
             .canonicalize()
             .with_context(|| format!("BLOSM_BIN={}", given.display()));
     }
-    let own = std::env::current_exe().context("this program's own path")?;
-    // Tests run from a folder below that of the binaries.
-    let beside = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("blosm"))
-        .find(|file| file.is_file());
-    beside
+    shell::beside("blosm")
         .or_else(|| shell::find("blosm"))
         .context("there is no blosm beside this program: build it (cargo build --release) or set BLOSM_BIN")
 }

@@ -32,6 +32,17 @@ pub fn preflight() -> Result<()> {
     Ok(())
 }
 
+/// A program of this project that was built together with this one.
+pub fn beside(name: &str) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    // Tests run from a folder below that of the binaries.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
 /// The first executable of that name on the PATH, or in the folders of system programs.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::hosts::{Namespace, Rate, Road};
+use crate::hosts::{LinkQuality, Namespace, Rate, Road};
 use crate::process::Process;
 
 const FILE: &str = "testnet.json";
@@ -52,6 +52,15 @@ pub struct HostState {
     pub node: Option<Process>,
     /// Its link is down.
     pub cut: bool,
+    /// What makes its link worse, last known.
+    #[serde(default)]
+    pub relay: Option<Process>,
+    /// How bad it is.
+    #[serde(default)]
+    pub link: LinkQuality,
+    /// What it believes that the time is when its node starts, in the words of libfaketime's `FAKETIME`.
+    #[serde(default)]
+    pub clock: Option<String>,
 }
 
 /// An engine is two processes: one that owns the containers, one that owns the API.

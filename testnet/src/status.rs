@@ -4,6 +4,7 @@ use anyhow::Result;
 use futures::future::join_all;
 use serde::Serialize;
 
+use crate::hosts::LinkQuality;
 use crate::process::Process;
 use crate::state::HostState;
 use crate::testnet::Testnet;
@@ -19,6 +20,10 @@ pub struct HostStatus {
     pub address: String,
     /// Its link is up.
     pub link: bool,
+    /// What its link does to packets beside its rate; none when it does nothing.
+    pub quality: Option<LinkQuality>,
+    /// What makes it so: always `relay`, a process over TAP devices. Null when nothing does.
+    pub impaired_by: Option<&'static str>,
     /// Its engine answers.
     pub engine: bool,
     /// Its `blosm` process runs.
@@ -58,6 +63,8 @@ async fn status(testnet: &Testnet, host: &HostState) -> HostStatus {
         label: host.label.clone(),
         address: host.address.to_string(),
         link: !host.cut,
+        quality: (!host.link.is_clear()).then_some(host.link),
+        impaired_by: host.relay.filter(Process::alive).map(|_| "relay"),
         engine: answers,
         node,
         ready,
@@ -109,6 +116,12 @@ pub async fn print(testnet: &Testnet, json: bool) -> Result<()> {
             host.instances,
             host.engine_socket
         );
+        if let Some(quality) = host.quality {
+            println!(
+                "        link: {quality}, by {}",
+                host.impaired_by.unwrap_or("a relay that is gone")
+            );
+        }
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ use toml::Table;
 
 use crate::api::NodeClient;
 use crate::cleanup;
-use crate::config;
+use crate::config::{self, Runtime};
 use crate::engine::Engine;
-use crate::hosts::{MAX_HOSTS, Rate, address};
+use crate::hosts::{LinkQuality, MAX_HOSTS, Rate, address};
 use crate::image::BaseImage;
 use crate::instances::{self, Instance};
 use crate::node::{self, Node};
@@ -39,6 +39,8 @@ pub struct Spec {
     pub extra: Table,
     /// False: hosts, engines and images only.
     pub nodes: bool,
+    /// What runs the containers. With [`Runtime::Sim`] no engine is started and no image built.
+    pub runtime: Runtime,
 }
 
 /// What to bring up on one host.
@@ -48,6 +50,10 @@ pub struct HostSpec {
     pub image: bool,
     /// Laid over this node's configuration.
     pub extra: Table,
+    /// What this host believes that the time is when its node starts, in the words of libfaketime's `FAKETIME`; none: the machine's.
+    pub clock: Option<String>,
+    /// It is behind a router that translates its address, and nobody can open a connection to it.
+    pub hidden: bool,
 }
 
 impl Default for HostSpec {
@@ -55,6 +61,8 @@ impl Default for HostSpec {
         HostSpec {
             image: true,
             extra: Table::new(),
+            clock: None,
+            hidden: false,
         }
     }
 }
@@ -69,6 +77,7 @@ impl Spec {
             services: |image| vec![config::counter(image), config::echo(image)],
             extra: Table::new(),
             nodes: true,
+            runtime: Runtime::Docker,
         }
     }
 }
@@ -105,6 +114,9 @@ impl Testnet {
             key: None,
             node: None,
             cut: false,
+            relay: None,
+            link: LinkQuality::default(),
+            clock: spec.hosts[number - 1].clock.clone(),
         });
         let state = State {
             id,
@@ -137,7 +149,13 @@ impl Testnet {
     async fn raise(&mut self, spec: &Spec, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
         let count = spec.hosts.len();
         self.state.road().build(count, spec.rate)?;
+        for number in (1..=count).filter(|number| spec.hosts[number - 1].hidden) {
+            self.state.road().hide(number, spec.rate)?;
+        }
         say(&format!("{count} hosts on links of {}", spec.rate));
+        if spec.runtime == Runtime::Sim {
+            return self.add_nodes(spec, &(spec.services)(""), say).await;
+        }
         let engines: Vec<Engine> = (1..=count)
             .map(|number| Engine::of(&self.state, number))
             .collect();
@@ -192,7 +210,8 @@ impl Testnet {
             let mut extra = spec.extra.clone();
             config::overlay(&mut extra, &host_spec.extra);
             let engine = Engine::of(&self.state, number).url();
-            let text = config::render(self.state.host(number)?, &network, &engine, services, &extra)?;
+            let engine = (spec.runtime == Runtime::Docker).then_some(engine.as_str());
+            let text = config::render(self.state.host(number)?, &network, engine, services, &extra)?;
             let file = self.state.data_dir(number).join("blosm.toml");
             std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?;
         }
@@ -400,6 +419,24 @@ impl Testnet {
     pub fn reshape(&mut self, number: usize, rate: Rate) -> Result<()> {
         self.state.host(number)?;
         self.state.road().reshape(number, rate)
+    }
+
+    /// Gives a host's link delay, jitter, loss, or a cut in one direction, beside its rate; or none of it any more.
+    ///
+    /// # Errors
+    /// There is no such host, or the kernel has no TAP devices.
+    pub fn impair(&mut self, number: usize, link: LinkQuality) -> Result<()> {
+        self.change(|state| {
+            let (road, dir) = (state.road(), state.host_dir(number));
+            let host = state.host_mut(number)?;
+            host.link = link;
+            if !link.is_clear() {
+                host.relay = Some(road.impair(number, &link, &dir, host.relay)?);
+            } else if let Some(relay) = host.relay.take() {
+                road.mend(number, relay)?;
+            }
+            Ok(())
+        })
     }
 
     fn set_cut(&mut self, number: usize, cut: bool) -> Result<()> {

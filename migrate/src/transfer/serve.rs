@@ -153,6 +153,8 @@ impl AttemptStores {
                 let inline = if inline { SMALL_ROUND } else { 0 };
                 working(move || RoundManifest::of(number, &blob, inline).map(TransferResponse::Round)).await
             }
+            // Nothing of an attempt's: whoever serves it decides who may measure.
+            TransferBody::Sample { .. } => refused(WireError::BadRequest),
         }
     }
 

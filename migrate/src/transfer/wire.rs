@@ -60,6 +60,11 @@ pub enum TransferBody {
         /// Whether its bytes may come along, if they are few.
         inline: bool,
     } = 3,
+    /// Bytes that mean nothing, to measure the link with. Belongs to no attempt.
+    Sample {
+        /// How many, at most [`MAX_ASK`](super::window::MAX_ASK).
+        bytes: u32,
+    } = 4,
 }
 
 /// What can be pulled.
@@ -101,6 +106,8 @@ pub enum TransferResponse {
     Refused(WireError) = 3,
     /// Answers `Round`.
     Round(RoundManifest) = 4,
+    /// Answers `Sample`.
+    Sample(Vec<u8>) = 5,
 }
 
 /// Why a source refuses; all that a peer is told.
@@ -123,6 +130,9 @@ pub enum WireError {
     /// Its own trouble.
     #[error("the source failed to read what it offers")]
     Internal = 4,
+    /// It lets one node at a time measure its link.
+    #[error("another node measures its link there; try again in a few seconds")]
+    Busy = 5,
 }
 
 impl TransferResponse {
@@ -135,6 +145,7 @@ impl TransferResponse {
             Self::Chunks(batch) => batch.wire_len(),
             Self::Refused(_) => 1,
             Self::Round(round) => round.wire_len(),
+            Self::Sample(bytes) => 4 + bytes.len(),
         };
         1 + len as u64
     }

@@ -74,6 +74,14 @@ pub enum ApiError {
     /// The node was not drained.
     #[error(transparent)]
     Drain(#[from] DrainError),
+    /// The link to a member, or the member at its end.
+    #[error("{node}: {why}")]
+    Link {
+        /// The member's label.
+        node: String,
+        /// What went wrong.
+        why: String,
+    },
     /// The system failed this node.
     #[error("the node cannot do it: {0}")]
     Internal(String),
@@ -94,6 +102,7 @@ impl ApiError {
             Self::Submit(error) => submit_status(error),
             Self::Migrate(error) => migrate_status(error),
             Self::Drain(error) => drain_status(error),
+            Self::Link { .. } => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -110,6 +119,7 @@ impl ApiError {
             Self::NotAuthority => Some("run the command on the authority's machine, with its --data-dir"),
             Self::LabelTaken { .. } => Some("choose another --label"),
             Self::Submit(error) => submit_hint(error),
+            Self::Link { .. } => Some("`blosm peers` shows who is connected"),
             Self::Migrate(_)
             | Self::Drain(_)
             | Self::Method

@@ -6,7 +6,8 @@
 //! GET  /v1/events                                       server-sent: phases of migrations
 //! GET  /v1/drain                                        POST and DELETE with the token
 //! POST /v1/members  /v1/migrations                      bearer token of D/api.token
-//! GET  /healthz  /readyz                                open
+//! POST /v1/peers/{node}/ping  /v1/peers/{node}/bandwidth    the same
+//! GET  /healthz  /readyz  /ui                           open; the live page
 //!
 //! a listener of its own ([metrics] listen):  /metrics  /healthz
 //! ```
@@ -23,10 +24,12 @@ mod drain;
 mod error;
 mod events;
 mod health;
+mod links;
 mod members;
 mod metrics;
 mod migrations;
 mod node_ref;
+mod scene;
 mod sessions;
 mod status;
 
@@ -35,7 +38,9 @@ use std::sync::Arc;
 use std::{future, io};
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::http::header;
+use axum::response::{Html, IntoResponse};
+use axum::routing::{get, post};
 use axum::{Router, middleware};
 use blosm_net::NetHandle;
 use tokio::net::TcpListener;
@@ -43,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::ChainHandle;
 use crate::config::Config;
+use crate::gateway::Recent;
 use crate::metrics::Metrics;
 use crate::sessions::SessionsHandle;
 
@@ -65,6 +71,8 @@ pub struct ApiState {
     pub net: NetHandle,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
+    /// What cars asked for lately.
+    pub(crate) recent: Arc<Recent>,
     /// Ends event streams when the node stops.
     pub stopping: CancellationToken,
 }
@@ -135,10 +143,22 @@ pub async fn serve(listeners: Listeners, state: ApiState) -> io::Result<()> {
     tokio::try_join!(api, metrics).map(|_| ())
 }
 
+/// The live page: one file, which fetches nothing but this node's events.
+async fn page() -> impl IntoResponse {
+    const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                          connect-src 'self'; img-src data:";
+    (
+        [(header::CONTENT_SECURITY_POLICY, POLICY)],
+        Html(include_str!("page.html")),
+    )
+}
+
 fn router(state: ApiState) -> Router {
     let v1 = Router::new()
         .route("/status", get(status::get))
         .route("/peers", get(status::peers))
+        .route("/peers/{node}/ping", post(links::ping))
+        .route("/peers/{node}/bandwidth", post(links::bandwidth))
         .route("/members", get(members::list).post(members::admit))
         .route("/sessions", get(sessions::list))
         .route("/migrations", get(migrations::list).post(migrations::start))
@@ -147,11 +167,13 @@ fn router(state: ApiState) -> Router {
         .route("/chain/blocks/{id}", get(chain::block))
         .route("/chain/transactions/{hash}", get(chain::transaction))
         .route("/events", get(events::stream))
+        .route("/scene", get(scene::get))
         .route("/drain", get(drain::get).post(drain::begin).delete(drain::end))
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), auth::require));
     Router::new()
         .nest("/v1", v1)
+        .route("/ui", get(page))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .fallback(error::not_found)

@@ -1,7 +1,7 @@
 //! The handle that the rest of the node holds.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blosm_ledger::{Confirmations, Hash, PublicKey, SealedBlock, Transaction};
 use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, peer_of_key};
@@ -70,6 +70,17 @@ pub enum BlockId {
     Height(u64),
     /// By its hash.
     Hash(Hash),
+}
+
+/// What a node said when it was pinged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pong {
+    /// From the question to the answer.
+    pub rtt: Duration,
+    /// Its head.
+    pub height: u64,
+    /// The highest height that it knows to be confirmed.
+    pub confirmed_height: u64,
 }
 
 /// A sealed transaction, its place, and how far it is confirmed.
@@ -184,6 +195,22 @@ impl ChainHandle {
             LedgerResponse::Confirmations(answer) => answer,
             _ => None,
         }
+    }
+
+    /// Asks a node for its head, for the time that it takes; none when it does not answer within two seconds.
+    pub async fn ping(&self, node: PublicKey) -> Option<Pong> {
+        let asked = Instant::now();
+        let answer = self
+            .shared
+            .ask(peer_of_key(&node.0), &LedgerRequest::Head, CONFIRMATIONS_WAIT);
+        let LedgerResponse::Head(head) = answer.await? else {
+            return None;
+        };
+        Some(Pong {
+            rtt: asked.elapsed(),
+            height: head.height,
+            confirmed_height: head.confirmed_height,
+        })
     }
 
     /// Asks the members for their heads, for at most `limit`, and brings this chain to the highest that answers. Ends

@@ -33,7 +33,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use handle::{BlockId, ChainHandle, TxStatus};
+pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
 pub use submit::SubmitError;
 pub use task::{ChainOptions, ChainTask};
 pub use view::ChainView;

@@ -1,6 +1,7 @@
 //! The ledger task with real swarms on loopback and real databases.
 
 mod harness;
+mod misbehaving;
 
 use blosm_ledger::{Evict, Payload, SessionStatus};
 use blosm_net::{Protocol, peer_of_key};

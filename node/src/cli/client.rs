@@ -65,10 +65,21 @@ impl Client {
 
     /// Asks for a change of state, with the token of the data directory.
     pub(super) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.post_within(path, body, TIMEOUT).await
+    }
+
+    /// Like [`Client::post`], for an answer that takes longer.
+    pub(super) async fn post_within(
+        &self,
+        path: &str,
+        body: &Value,
+        limit: Duration,
+    ) -> anyhow::Result<Value> {
         let token = read_token(&self.data_dir.join(TOKEN_FILE))?;
         let request = self
             .http
             .request(Method::POST, self.url(path))
+            .timeout(limit)
             .bearer_auth(token.reveal());
         match self.send(request.json(body)).await? {
             Ok(value) => Ok(value),
@@ -107,7 +118,7 @@ impl Client {
             ),
             Err(error) if error.is_timeout() => {
                 bail!(
-                    "the blosm at {} did not answer within {TIMEOUT:?}; see its log",
+                    "the blosm at {} did not answer in time; see its log",
                     self.address
                 )
             }

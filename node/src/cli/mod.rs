@@ -17,6 +17,7 @@ mod daemon;
 mod drain;
 mod helper;
 mod init;
+mod links;
 mod migrate;
 mod network;
 mod progress;
@@ -63,6 +64,10 @@ enum Command {
     Migrations(show::Show),
     /// Move a session's container to another node
     Migrate(migrate::Migrate),
+    /// The round trip to another member, and how far its chain is
+    Ping(links::Ping),
+    /// What the link from another member carries
+    Bandwidth(links::Bandwidth),
     /// Take no sessions any more and move those that this node has
     Drain(drain::Drain),
     /// Take sessions again
@@ -135,6 +140,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Sessions(show) => client::block_on(show::sessions(show)),
         Command::Migrations(show) => client::block_on(show::migrations(show)),
         Command::Migrate(migrate) => client::block_on(migrate::run(migrate)),
+        Command::Ping(ping) => client::block_on(links::ping(ping)),
+        Command::Bandwidth(bandwidth) => client::block_on(links::bandwidth(bandwidth)),
         Command::Drain(drain) => client::block_on(drain::drain(drain)),
         Command::Undrain(undrain) => client::block_on(drain::undrain(undrain)),
         Command::Chain(command) => client::block_on(chain::run(command)),

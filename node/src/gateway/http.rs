@@ -14,6 +14,7 @@ use blosm_migrate::service::Sharing;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::recent::Answered;
 use super::relay::{MAX_RELAYED_BODY, Relayed};
 use super::request::{
     Answer, Denied, NEAREST_HEADER, NODE_HEADER, POSITION_HEADER, SERVICE_HEADER, SESSION_HEADER,
@@ -22,6 +23,7 @@ use super::request::{
 use super::reserved;
 use super::serve::Gateway;
 use crate::parts::{Parts, position_of};
+use crate::sessions::unix_ms;
 
 /// Serves cars until `stop`, and lets the answers under way be given.
 pub(crate) async fn serve_http(
@@ -45,10 +47,30 @@ pub(crate) async fn serve_http(
 }
 
 async fn handle(State(gateway): State<Gateway>, request: Request) -> Response {
-    let begin = Instant::now();
+    let (begin, unix_ms) = (Instant::now(), unix_ms());
+    let car = car(request.headers());
+    if let (Some(car), Ok(Some(position))) = (&car, position(request.headers())) {
+        gateway.parts.recent.seen(car, position, begin);
+    }
+    let response = answer(&gateway, request, begin).await;
+    gateway.parts.recent.answered(Answered {
+        unix_ms,
+        took_ms: begin.elapsed().as_secs_f64() * 1000.0,
+        ok: !response.status().is_server_error(),
+    });
+    response
+}
+
+/// What tells a client apart from the others: the beginning of its session's id, which is a hash.
+fn car(headers: &HeaderMap) -> Option<String> {
+    let token = Token::parse(session_token(headers)?).ok()?;
+    Some(token.session().short(8))
+}
+
+async fn answer(gateway: &Gateway, request: Request, begin: Instant) -> Response {
     let by_path = !request.headers().contains_key(SERVICE_HEADER);
     let position = position(request.headers());
-    match read(&gateway, request).await {
+    match read(gateway, request).await {
         Err(denied) => denied.response(),
         Ok(read) => {
             let (service, opened) = (read.service.clone(), matches!(read.target, Target::Open { .. }));

@@ -10,6 +10,7 @@
 mod forward;
 mod gate;
 mod http;
+mod recent;
 mod relay;
 mod request;
 mod reserved;
@@ -18,4 +19,5 @@ mod serve;
 pub(crate) use forward::container_client;
 pub(crate) use gate::{Gate, Route};
 pub(crate) use http::serve_http;
+pub(crate) use recent::Recent;
 pub(crate) use serve::Gateway;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::link::Measured;
 use super::report::VerdictDetail;
 use super::{MigrationOutcome, MigrationReport};
 
@@ -46,7 +47,8 @@ pub struct Assessment {
 /// What earlier migrations let one expect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Forecast {
-    /// Goodput between the two nodes when it was last measured, 10^6 bits per second; `null`: it never was.
+    /// Goodput between the two nodes when it was last measured, by a migration or by `blosm bandwidth`, 10^6 bits per
+    /// second; `null`: it never was.
     pub link_mbit: Option<f64>,
     /// The whole migration in milliseconds; `null` without a link.
     pub expected_ms: Option<f64>,
@@ -65,6 +67,7 @@ pub(super) struct Load<'a> {
 }
 
 /// Expects of a migration between `source` and `destination` what the last ones were like; `reports` are oldest first.
+/// `measured` is what an operator has measured of the link, which counts if no migration came after it.
 ///
 /// Bytes travel compressed, so that the time is rather less.
 pub(super) fn forecast(
@@ -72,12 +75,18 @@ pub(super) fn forecast(
     source: &str,
     destination: &str,
     reports: &[MigrationReport],
+    measured: Option<Measured>,
 ) -> Forecast {
     let between = |report: &&MigrationReport| {
         let ends = [report.source.as_str(), report.destination.as_str()];
         ends.contains(&source) && ends.contains(&destination) && report.link.mbit > 0.0
     };
-    let link = reports.iter().rev().find(between).map(|report| report.link.mbit);
+    let moved = reports.iter().rev().find(between);
+    let link = match (moved, measured) {
+        (Some(moved), Some(measured)) if moved.started_unix_ms < measured.unix_ms => Some(measured.mbit),
+        (Some(moved), _) => Some(moved.link.mbit),
+        (None, measured) => measured.map(|measured| measured.mbit),
+    };
     // 10^6 bits per second are 10^3 bits per millisecond.
     let travel = |bytes: u64| link.map(|mbit| bytes as f64 * 8.0 / (mbit * 1000.0));
     let like = |report: &&MigrationReport| {
@@ -152,7 +161,25 @@ mod tests {
             missing: 10_000_000,
             writable: 1_000_000,
         };
-        forecast(load, &key(1).to_string(), &key(2).to_string(), reports)
+        forecast(load, &key(1).to_string(), &key(2).to_string(), reports, None)
+    }
+
+    #[test]
+    fn the_newest_of_migration_and_measurement_counts() {
+        let mut moved = report(1, 2, 40.0);
+        moved.started_unix_ms = 1000;
+        let load = Load {
+            method: "image",
+            missing: 10_000_000,
+            writable: 0,
+        };
+        let link = |reports: &[MigrationReport], unix_ms| {
+            let measured = Some(Measured { unix_ms, mbit: 20.0 });
+            forecast(load, &key(1).to_string(), &key(2).to_string(), reports, measured).link_mbit
+        };
+        assert_eq!(link(&[], 1), Some(20.0));
+        assert_eq!(link(std::slice::from_ref(&moved), 999), Some(40.0));
+        assert_eq!(link(&[moved], 1001), Some(20.0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use blosm_ledger::{PublicKey, SessionId};
 use blosm_migrate::docker::{Docker, Image};
@@ -207,10 +208,14 @@ impl Grants {
         Ok(bytes)
     }
 
-    /// Answers a question for a manifest or for chunks.
-    pub(super) async fn answer(&self, docker: &Docker, from: PublicKey, bytes: &[u8]) -> Vec<u8> {
+    /// Answers a question for a manifest, for chunks, or for a sample.
+    pub(super) async fn answer(&self, parts: &Parts, from: PublicKey, bytes: &[u8]) -> Vec<u8> {
         let response = match borsh::from_slice::<TransferRequest>(bytes) {
             Err(_) => TransferResponse::Refused(WireError::BadRequest),
+            Ok(TransferRequest {
+                body: TransferBody::Sample { bytes },
+                ..
+            }) => parts.links.give(from, bytes, Instant::now()),
             Ok(request) => {
                 let grant = self
                     .lock()
@@ -219,7 +224,7 @@ impl Grants {
                     .cloned();
                 match grant {
                     None => TransferResponse::Refused(WireError::UnknownAttempt),
-                    Some(grant) => grant.answer(docker, request.body).await,
+                    Some(grant) => grant.answer(&parts.docker, request.body).await,
                 }
             }
         };

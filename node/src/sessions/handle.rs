@@ -31,6 +31,7 @@ use crate::parts::{Parts, pending, position_of};
 
 mod dry_run;
 mod follow;
+mod link;
 mod operate;
 mod start;
 
@@ -328,6 +329,6 @@ impl SessionsHandle {
 
     /// Answers a destination's question for chunks.
     pub(crate) async fn on_transfer(&self, from: PublicKey, bytes: &[u8]) -> Vec<u8> {
-        self.0.grants.answer(&self.0.parts.docker, from, bytes).await
+        self.0.grants.answer(&self.0.parts, from, bytes).await
     }
 }

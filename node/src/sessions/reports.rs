@@ -144,6 +144,13 @@ impl Reports {
         self.tell(attempt, session, phase, progress);
     }
 
+    /// The phase that an attempt is in, and how far that is.
+    pub(crate) fn reached(&self, attempt: &Attempt) -> Option<(&'static str, Progress)> {
+        let steps = self.steps();
+        let reached = steps.iter().find(|reached| reached.attempt == *attempt)?;
+        Some((reached.phase, reached.progress))
+    }
+
     /// Where an attempt is, for the other end.
     pub(crate) fn step(&self, attempt: &Attempt) -> Option<Step> {
         let steps = self.steps();

@@ -21,6 +21,7 @@ use crate::road::{location, stand};
 use crate::service_log::ServiceLog;
 use crate::teller::Teller;
 use crate::testnet::Testnet;
+use crate::web::Web;
 
 /// Requests a second.
 const RATE: u32 = 20;
@@ -43,11 +44,15 @@ pub(super) async fn drive(
     teller: &Teller,
     goodput: Vec<Goodput>,
     before: Vec<EngineView>,
+    web: Option<&Web>,
 ) -> Result<Story> {
     let car = Car::start(
         testnet.state().road().cars(),
         CarPlan::past(testnet.state(), RATE, SPEED),
     )?;
+    if let Some(web) = web {
+        web.show(car.view());
+    }
     let session = open(testnet, &car, teller).await?;
     let logs = testnet.state().hosts.iter().map(|host| {
         let node = Node::of(testnet.state(), host.number)?;

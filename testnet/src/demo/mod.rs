@@ -13,6 +13,7 @@ mod compare;
 mod drive;
 mod table;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,7 @@ use crate::service_log::{Contiguity, ServiceLog};
 use crate::state::State;
 use crate::teller::Teller;
 use crate::testnet::{HostSpec, Spec, Testnet};
+use crate::web::{self, Web};
 use checks::Check;
 use compare::ByHand;
 
@@ -56,6 +58,9 @@ pub struct Demo {
     /// How containers move
     #[arg(long, default_value = "live")]
     method: Method,
+    /// Where the live page is served
+    #[arg(long, default_value = web::LISTEN, value_name = "ADDR:PORT")]
+    web: SocketAddr,
     /// At the end, stop the nodes and move the same container once more by save and load over the same link
     #[arg(long, conflicts_with = "keep")]
     compare: bool,
@@ -212,6 +217,17 @@ fn spec(demo: &Demo) -> Result<Spec> {
 
 /// Everything between up and down: drives, prints the tables, writes the file, and gives the checks.
 async fn tell(demo: &Demo, testnet: &mut Testnet, teller: &Teller) -> Result<Vec<Check>> {
+    let web = match Web::serve(demo.web, testnet.state()).await {
+        Ok(web) => {
+            teller.say(&format!("watch it live: {}", web.url()));
+            Some(web)
+        }
+        // The drive is what this is about.
+        Err(error) => {
+            teller.say(&format!("no live page: {error:#}"));
+            None
+        }
+    };
     let goodput = goodput::measure(testnet.state()).await?;
     for link in &goodput {
         teller.say(&format!(
@@ -220,7 +236,7 @@ async fn tell(demo: &Demo, testnet: &mut Testnet, teller: &Teller) -> Result<Vec
         ));
     }
     let before = engines(testnet).await?;
-    let mut story = drive::drive(demo.method, testnet, teller, goodput, before).await?;
+    let mut story = drive::drive(demo.method, testnet, teller, goodput, before, web.as_ref()).await?;
     if demo.compare {
         let (session, owner) = (&story.session, story.owner);
         let to = if owner == 3 { 2 } else { 3 };

@@ -10,13 +10,20 @@
 
 mod link;
 mod namespace;
+mod nat;
+mod quality;
+pub mod relay;
 
 pub use link::Rate;
 pub use namespace::Namespace;
+pub use quality::{LinkQuality, Percent, Quality, millis};
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use anyhow::Result;
+
+use crate::process::Process;
 
 /// The most hosts of one road.
 pub const MAX_HOSTS: usize = 10;
@@ -71,13 +78,38 @@ impl Road {
         link::join(&bridge, &cars, "cars", cars_address())
     }
 
+    /// The namespace of the router that hides a host, if one does.
+    fn router(&self, number: usize) -> Namespace {
+        Namespace::named(format!("blosm-{}-r{number}", self.id))
+    }
+
+    /// Where a host's address on the road is: at the host itself, or at the router that hides it.
+    fn edge(&self, number: usize) -> Namespace {
+        let router = self.router(number);
+        if router.path().exists() {
+            router
+        } else {
+            self.host(number)
+        }
+    }
+
+    /// Puts a host behind a router that translates its address: it reaches everyone, and nobody opens a connection to
+    /// it. For a host on which nothing runs yet.
+    ///
+    /// # Errors
+    /// A step of `ip`, `tc` or `iptables` failed.
+    pub fn hide(&self, number: usize, rate: Rate) -> Result<()> {
+        nat::hide(&self.host(number), &self.router(number), address(number))?;
+        self.reshape(number, rate)
+    }
+
     /// Gives a host's link another capacity.
     ///
     /// # Errors
     /// There is no such link.
     pub fn reshape(&self, number: usize, rate: Rate) -> Result<()> {
         link::shape(&self.bridge(), &port(number), rate)?;
-        link::shape(&self.host(number), link::INSIDE, rate)
+        link::shape(&self.edge(number), link::INSIDE, rate)
     }
 
     /// Bytes that a host has sent since its link was laid.
@@ -85,7 +117,30 @@ impl Road {
     /// # Errors
     /// There is no such link.
     pub fn sent_bytes(&self, number: usize) -> Result<u64> {
-        link::sent_bytes(&self.host(number), link::INSIDE)
+        link::sent_bytes(&self.edge(number), link::INSIDE)
+    }
+
+    /// Makes a host's link worse than its rate alone does, or changes that, while the node runs. Files go to `dir`.
+    /// `known` is the relay that may be at work; gives the one that is.
+    ///
+    /// # Errors
+    /// There is no such link, or the kernel has no TAP devices.
+    pub fn impair(
+        &self,
+        number: usize,
+        quality: &LinkQuality,
+        dir: &Path,
+        known: Option<Process>,
+    ) -> Result<Process> {
+        relay::set(self, number, quality, dir, known)
+    }
+
+    /// Takes such a relay away again.
+    ///
+    /// # Errors
+    /// There is no such link.
+    pub fn mend(&self, number: usize, relay: Process) -> Result<()> {
+        relay::clear(self, number, relay)
     }
 
     /// Takes a host's link down: its peers see silence, not a reset.
@@ -109,8 +164,24 @@ impl Road {
     /// # Errors
     /// There is no such host.
     pub fn part(&self, one: usize, other: usize) -> Result<()> {
-        link::lose(&self.host(one), address(other))?;
-        link::lose(&self.host(other), address(one))
+        link::lose(&self.edge(one), address(other))?;
+        link::lose(&self.edge(other), address(one))
+    }
+
+    /// Takes from a host the way to another one, which still reaches it: it sends into silence.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn deafen(&self, from: usize, to: usize) -> Result<()> {
+        link::lose(&self.edge(from), address(to))
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// There is no such host, or it had the way.
+    pub fn hear(&self, from: usize, to: usize) -> Result<()> {
+        link::find(&self.edge(from), address(to))
     }
 
     /// Lets two hosts that were parted reach each other again.
@@ -118,8 +189,8 @@ impl Road {
     /// # Errors
     /// There is no such host, or they were not parted.
     pub fn rejoin(&self, one: usize, other: usize) -> Result<()> {
-        let found = link::find(&self.host(one), address(other));
-        found.and(link::find(&self.host(other), address(one)))
+        let found = link::find(&self.edge(one), address(other));
+        found.and(link::find(&self.edge(other), address(one)))
     }
 
     /// Removes every namespace of this testnet, with the links in them.

@@ -12,6 +12,7 @@ mod drain;
 mod fault_table;
 mod faults;
 mod interrupted;
+mod links;
 mod machine;
 mod methods;
 mod moves;

@@ -123,7 +123,7 @@ impl Node {
         self.key().public()
     }
 
-    fn full_address(&self) -> Multiaddr {
+    pub(super) fn full_address(&self) -> Multiaddr {
         format!("{}/p2p/{}", self.place.listen, self.net.local_peer())
             .parse()
             .unwrap()

@@ -57,7 +57,13 @@ impl SessionsHandle {
             writable,
         };
         let (source, destination) = (parts.me.to_string(), to.to_string());
-        let forecast = forecast(load, &source, &destination, &parts.reports.all());
+        let forecast = forecast(
+            load,
+            &source,
+            &destination,
+            &parts.reports.all(),
+            parts.links.measured(&to),
+        );
         Ok(Assessment {
             dry_run: true,
             session: session.to_string(),

@@ -1,6 +1,7 @@
 //! What the local API asks and wants of the sessions.
 
 use super::*;
+use crate::sessions::Progress;
 
 impl SessionsHandle {
     /// All sessions that the journal or the chain know, by id.
@@ -90,6 +91,12 @@ impl SessionsHandle {
     /// One of them, by a prefix of its id.
     pub async fn migration(&self, id: &str) -> Option<MigrationReport> {
         self.0.parts.reports.get(id)
+    }
+
+    /// The phase that a migration is in, and how far that is, if it has been heard of lately. `id` is its name in full.
+    pub(crate) fn reached(&self, id: &str) -> Option<(&'static str, Progress)> {
+        let attempt = hex::decode(id).ok()?.try_into().ok()?;
+        self.0.parts.reports.reached(&attempt)
     }
 
     /// Steps of migrations as they happen.

@@ -1,16 +1,13 @@
 //! Fetching, checking and loading images, and creating the container that does not run yet.
 
-use std::pin::Pin;
-
 use blosm_migrate::transfer::Figures;
 
 use super::*;
+use crate::sessions::link::{self, Fetch};
 
 /// A pull that takes less says nothing of the link's rate.
 const RATE_SPAN: Duration = Duration::from_millis(50);
 
-type Fetched = Result<TransferResponse, Box<dyn std::error::Error + Send + Sync>>;
-type Fetch = Box<dyn Fn(TransferRequest) -> Pin<Box<dyn Future<Output = Fetched> + Send>> + Send + Sync>;
 /// How an attempt fetches from its source.
 pub(super) type Puller = Pull<Fetch>;
 
@@ -120,13 +117,6 @@ impl Incoming {
         }
     }
 
-    /// As the swarm's pings have last found it.
-    fn round_trip(&self) -> Option<Duration> {
-        let source = peer_of_key(&self.visit.source.0);
-        let peers = self.parts.net.peers();
-        peers.iter().find(|peer| peer.peer == source)?.rtt
-    }
-
     /// The one way in which this attempt fetches: what it learns of the link is kept, and so is every chunk, also for the
     /// next attempt.
     pub(super) async fn puller(&mut self) -> Result<Arc<Puller>, Ended> {
@@ -138,20 +128,12 @@ impl Incoming {
             source,
         };
         let pack = folders::open(&self.spool).await.map_err(failed)?;
-        let (parts, peer) = (self.parts.clone(), peer_of_key(&self.visit.source.0));
-        let fetch: Fetch = Box::new(move |request| {
-            let parts = parts.clone();
-            Box::pin(async move {
-                let bytes = borsh::to_vec(&request).expect("a request is plain data");
-                let answer = parts.net.request(peer, Protocol::Transfer, bytes).await?;
-                borsh::from_slice::<TransferResponse>(&answer).map_err(|_| "the answer can't be read".into())
-            })
-        });
+        let fetch = link::fetch(self.parts.clone(), self.visit.source);
         let mut pull = Pull::new(self.visit.attempt, &self.spool, pack, fetch);
         if let Some(rate) = self.parts.config.migration.max_rate {
             pull = pull.capped(rate);
         }
-        if let Some(round_trip) = self.round_trip() {
+        if let Some(round_trip) = link::round_trip(&self.parts, self.visit.source) {
             self.report.link.rtt_ms = round_trip.as_secs_f64() * 1000.0;
             pull = pull.over(round_trip);
         }

@@ -1,0 +1,532 @@
+//! Members that do not do what a member does. Each has a key, a place on the chain and a swarm, and no ledger: it sends
+//! whatever bytes it likes. What has to hold: the honest nodes' chain, their confirmations and their links stay as they
+//! are, and honest traffic goes on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use blosm_ledger::{
+    Admit, Certificate, Hash, Ledger, Location, Payload, SealedBlock, SecretKey, Submitted, Transaction,
+};
+use blosm_net::{NetConfig, NetEvent, NetHandle, Network, PeerId, Protocol, Topic, Verdict};
+
+use super::harness::{LIMIT, Node, Place, copy, genesis, key, network, until};
+use crate::chain::BlockId;
+use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
+
+/// Answers what it is asked by a script.
+type Script = Arc<dyn Fn(&LedgerRequest) -> Option<LedgerResponse> + Send + Sync>;
+
+struct Bad {
+    key: SecretKey,
+    net: NetHandle,
+    asked: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+}
+
+impl Bad {
+    /// A member of index `i`, connected to these nodes.
+    async fn admitted(i: u8, nodes: &[&Node], script: Script) -> Bad {
+        let bad = Bad::stranger(i, nodes, script).await;
+        let admit = Admit {
+            key: bad.key.public(),
+            admission: Hash([i; 32]),
+            addresses: vec![bad.net.listeners()[0].to_string()],
+            gateway: format!("http://127.0.0.1:{}", 8000 + u16::from(i)),
+            metrics: None,
+            location: Location { lat_e7: 0, lon_e7: 0 },
+            radius_m: 300,
+            label: format!("bad{i}"),
+        };
+        let authority = nodes[0];
+        let height = authority
+            .chain
+            .submit(authority.sign(Payload::Admit(admit)))
+            .await
+            .unwrap();
+        for node in nodes {
+            node.reaches(height).await;
+            let (mut peers, peer) = (node.net.watch_peers(), bad.net.local_peer());
+            let met = peers.wait_for(|peers| peers.contains_key(&peer));
+            tokio::time::timeout(LIMIT, met).await.unwrap().unwrap();
+        }
+        bad
+    }
+
+    async fn stranger(i: u8, nodes: &[&Node], script: Script) -> Bad {
+        let key = key(i);
+        let config = NetConfig {
+            seed: *key.seed(),
+            net8: genesis().chain_id().short(8),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            bootstrap: nodes.iter().map(|node| node.full_address()).collect(),
+            agent: "bad".to_owned(),
+        };
+        let (net, mut events) = Network::spawn(config).await.unwrap();
+        let asked: Arc<Mutex<BTreeMap<&'static str, usize>>> = Arc::default();
+        let (listener, counts) = (net.clone(), asked.clone());
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                match event {
+                    NetEvent::Gossip { id, .. } => listener.verdict(id, Verdict::Accept),
+                    NetEvent::Request {
+                        protocol: Protocol::Ledger,
+                        data,
+                        reply,
+                        ..
+                    } => {
+                        let Some(request) = LedgerRequest::decode(&data) else {
+                            continue;
+                        };
+                        *counts
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .entry(name(&request))
+                            .or_default() += 1;
+                        if let Some(answer) = script(&request) {
+                            reply.send(answer.encode());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        });
+        Bad { key, net, asked }
+    }
+
+    async fn ask(&self, of: &Node, request: &LedgerRequest) -> Option<LedgerResponse> {
+        let answer = self
+            .net
+            .request(of.net.local_peer(), Protocol::Ledger, request.encode());
+        LedgerResponse::decode(&answer.await.ok()?)
+    }
+
+    fn asked(&self, what: &str) -> usize {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get(what).copied().unwrap_or_default()
+    }
+}
+
+fn name(request: &LedgerRequest) -> &'static str {
+    match request {
+        LedgerRequest::Head => "head",
+        LedgerRequest::Range { .. } => "range",
+        _ => "other",
+    }
+}
+
+/// Says nothing to anybody.
+fn silent() -> Script {
+    Arc::new(|_| None)
+}
+
+/// Honest traffic still goes through: a new session is sealed and everybody hears of it.
+async fn goes_on(nodes: &[Node], n: u32) {
+    let (session, open) = nodes[1].opening(n);
+    nodes[1].chain.submit(open).await.unwrap();
+    for node in nodes {
+        node.sees(|view| view.state.session(&session).is_some()).await;
+    }
+}
+
+/// Gossips and waits until the node has had all of it in its hands.
+async fn gossip(bad: &Bad, to: &Node, topic: Topic, messages: Vec<Vec<u8>>) {
+    let (before, count) = (to.net.counters().gossip_received, messages.len() as u64);
+    for message in messages {
+        bad.net.publish(topic, message).unwrap();
+    }
+    until("the messages have arrived", || async {
+        to.net.counters().gossip_received >= before + count
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_and_repeated_transactions_change_nothing() {
+    let nodes = network(1).await;
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    let (session, open) = nodes[1].opening(1);
+    let height = nodes[1].chain.submit(open.clone()).await.unwrap();
+
+    let mut other_signature = nodes[1].opening(2).1;
+    other_signature.sender = bad.key.public();
+    let mut other_sender = nodes[1].hand_over(session, 0, &nodes[0]);
+    other_sender.sender = nodes[0].name();
+    // Its own key, and yet not its session.
+    let stolen = nodes[1].hand_over(session, 0, &nodes[0]);
+    let stolen = Transaction::sign(&bad.key, genesis().chain_id(), 0, stolen.payload);
+    let other_network = Transaction::sign(&bad.key, Hash([7; 32]), 0, nodes[1].opening(3).1.payload);
+    // Only an authority admits.
+    let admission = Transaction::sign(
+        &bad.key,
+        genesis().chain_id(),
+        0,
+        nodes[0].admission(&nodes[1], true).payload,
+    );
+    let mut trailing = nodes[1].opening(4).1.encode();
+    trailing.push(0);
+    let forged = [
+        &other_signature,
+        &other_sender,
+        &stolen,
+        &other_network,
+        &admission,
+    ]
+    .map(Transaction::encode)
+    .into_iter()
+    .chain([trailing, vec![0xff; 300], vec![]])
+    .collect::<Vec<_>>();
+    for bytes in &forged {
+        let answer = bad.ask(&nodes[0], &LedgerRequest::Submit(bytes.clone())).await;
+        assert!(
+            matches!(answer, Some(LedgerResponse::Refused { .. })),
+            "{answer:?}"
+        );
+    }
+    // What is sealed already is answered with its place, from whomever it comes.
+    let again = bad.ask(&nodes[0], &LedgerRequest::Submit(open.encode())).await;
+    assert_eq!(again, Some(LedgerResponse::Sealed { height }));
+    assert_eq!(nodes[0].chain.snapshot().height, height);
+    for bytes in forged.iter().filter(|bytes| !bytes.is_empty()) {
+        gossip(&bad, &nodes[0], Topic::Tx, vec![bytes.clone()]).await;
+    }
+    goes_on(&nodes, 5).await;
+    assert_eq!(
+        nodes[0].chain.snapshot().height,
+        height + 1,
+        "only the honest one was sealed"
+    );
+    let view = nodes[0].chain.snapshot();
+    assert_eq!(view.state.session(&session).unwrap().owner, nodes[1].name());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_blocks_move_no_head() {
+    let nodes = network(1).await;
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    let (a, b) = (&nodes[0], &nodes[1]);
+    let head = b.chain.snapshot();
+    let last = a.chain.block(BlockId::Height(head.height)).await.unwrap();
+    let next = |change: &dyn Fn(&mut SealedBlock)| {
+        let mut block = last.clone();
+        block.block.header.height += 1;
+        block.block.header.previous_hash = last.hash();
+        block.block.header.timestamp_ms += 1;
+        change(&mut block);
+        block
+    };
+    let seal = |by: &SecretKey, block: &SealedBlock| {
+        Certificate::of_one(by, genesis().chain_id(), block.height(), block.hash())
+    };
+    let forged: Vec<(&str, SealedBlock)> = vec![
+        (
+            "another signer",
+            next(&|block| block.certificate = seal(&bad.key, block)),
+        ),
+        ("the seal of another block", next(&|_| ())),
+        (
+            "no signature",
+            next(&|block| block.certificate.signatures.clear()),
+        ),
+        (
+            "one signature twice",
+            next(&|block| {
+                block.certificate = seal(&key(0), block);
+                let twice = block.certificate.signatures[0];
+                block.certificate.signatures.push(twice);
+            }),
+        ),
+        (
+            "another network",
+            next(&|block| {
+                block.certificate = Certificate::of_one(&key(0), Hash([7; 32]), block.height(), block.hash());
+            }),
+        ),
+        (
+            "a body that is not the header's",
+            next(&|block| {
+                block.block.transactions.clear();
+                block.certificate = seal(&key(0), block);
+            }),
+        ),
+        (
+            "roots that are not the state's",
+            next(&|block| {
+                block.block.header.members_root = Hash([1; 32]);
+                block.certificate = seal(&key(0), block);
+            }),
+        ),
+    ];
+    for (what, block) in &forged {
+        bad.ask(b, &LedgerRequest::Block(block.encode())).await;
+        assert_eq!(b.chain.snapshot().hash, head.hash, "{what}");
+    }
+    let mut garbage: Vec<Vec<u8>> = forged.iter().map(|(_, block)| block.encode()).collect();
+    let mut trailing = last.encode();
+    trailing.push(0);
+    garbage.extend([trailing, vec![0xff; 4096]]);
+    for message in garbage {
+        gossip(&bad, b, Topic::Block, vec![message]).await;
+    }
+    assert_eq!(b.chain.snapshot().hash, head.hash);
+    goes_on(&nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_of_a_far_future_cost_a_bounded_number_of_questions() {
+    let nodes = network(1).await;
+    // It claims a head that it never shows.
+    let script: Script = Arc::new(|request| match request {
+        LedgerRequest::Head => Some(LedgerResponse::Head(WireHead {
+            height: 1_000_000,
+            hash: Hash([3; 32]),
+            confirmed_height: 999_999,
+        })),
+        LedgerRequest::Range { .. } => Some(LedgerResponse::Blocks(Vec::new())),
+        _ => None,
+    });
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], script).await;
+    let (a, b) = (&nodes[0], &nodes[1]);
+    let head = b.chain.snapshot();
+    let last = a.chain.block(BlockId::Height(head.height)).await.unwrap();
+    // Sealed as if by the authority: whoever has its key may make as many as it likes.
+    let orphans = (0..200_u64).map(|n| {
+        let mut block = last.clone();
+        block.block.header.height += 1000 + n;
+        block.certificate = Certificate::of_one(&key(0), genesis().chain_id(), block.height(), block.hash());
+        block.encode()
+    });
+    gossip(&bad, b, Topic::Block, orphans.collect()).await;
+    assert_eq!(b.chain.snapshot().hash, head.hash);
+    goes_on(&nodes, 1).await;
+    let (first, limit) = (bad.asked("range"), 200 + 50);
+    assert!(first <= limit, "{first} questions for 200 orphans");
+    // And no loop: without another orphan nobody asks again.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(
+        bad.asked("range") <= first + 10,
+        "{} more",
+        bad.asked("range") - first
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledgements_that_lie_confirm_nothing() {
+    let nodes = network(2).await;
+    let bad = Bad::admitted(9, &[&nodes[0]], silent()).await;
+    let stranger = Bad::stranger(10, &[&nodes[0]], silent()).await;
+    let a = &nodes[0];
+    goes_on(&nodes, 1).await;
+    let head = a.chain.snapshot();
+    let honest = (3, 4);
+    until("the three honest members confirm", || async {
+        a.chain.confirmations(head.height).await == Some(honest)
+    })
+    .await;
+    let lies = |height: u64, hash: Hash| LedgerRequest::Ack { height, hash };
+    for _ in 0..300 {
+        bad.ask(a, &lies(head.height, Hash([1; 32]))).await;
+        bad.ask(a, &lies(head.height + 1_000_000, head.hash)).await;
+        bad.ask(a, &lies(u64::MAX, Hash::ZERO)).await;
+    }
+    stranger.ask(a, &lies(head.height, head.hash)).await;
+    assert_eq!(a.chain.confirmations(head.height).await, Some(honest));
+    assert!(
+        a.chain.snapshot().confirmed_height < head.height,
+        "3 of 4 is no 90 %"
+    );
+    goes_on(&nodes, 2).await;
+    // Holding the block and saying so is all that counts.
+    let head = a.chain.snapshot();
+    until("the honest ones confirm", || async {
+        a.chain.confirmations(head.height).await == Some(honest)
+    })
+    .await;
+    bad.ask(a, &lies(head.height, head.hash)).await;
+    until("four of four", || async {
+        a.chain.confirmations(head.height).await == Some((4, 4))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_behind_finds_the_truth_among_liars() {
+    let nodes = network(1).await;
+    let a = &nodes[0];
+    for n in 0..5 {
+        a.chain.submit(nodes[1].opening(n).1).await.unwrap();
+    }
+    let head = a.chain.snapshot();
+    let mut truth = Vec::new();
+    for height in 1..=head.height {
+        truth.push(a.chain.block(BlockId::Height(height)).await.unwrap());
+    }
+    let claim = |height: u64| {
+        LedgerResponse::Head(WireHead {
+            height,
+            hash: Hash([3; 32]),
+            confirmed_height: height,
+        })
+    };
+    type Lie = Box<dyn Fn(u64) -> Option<Vec<SealedBlock>> + Send + Sync>;
+    let from = |truth: &[SealedBlock], height: u64| truth[(height as usize - 1).min(truth.len())..].to_vec();
+    let (t1, t2, t3) = (truth.clone(), truth.clone(), truth.clone());
+    let lies: Vec<(&str, Lie)> = vec![
+        ("a gap", Box::new(move |at| Some(from(&t1, at + 1)))),
+        (
+            "another body",
+            Box::new(move |at| {
+                let mut blocks = from(&t2, at);
+                blocks
+                    .iter_mut()
+                    .for_each(|block| block.block.transactions.clear());
+                Some(blocks)
+            }),
+        ),
+        (
+            "blocks that nobody sealed",
+            Box::new(move |at| {
+                let mut blocks = from(&t3, at);
+                blocks
+                    .iter_mut()
+                    .for_each(|block| block.block.header.timestamp_ms += 1);
+                Some(blocks)
+            }),
+        ),
+        ("nothing", Box::new(|_| Some(Vec::new()))),
+        ("no answer", Box::new(|_| None)),
+    ];
+    let mut liars = Vec::new();
+    for (i, (_, lie)) in (20_u8..).zip(lies) {
+        let script: Script = Arc::new(move |request| match request {
+            LedgerRequest::Head => Some(claim(1_000)),
+            LedgerRequest::Range { from, .. } => {
+                let blocks = lie(*from)?;
+                Some(LedgerResponse::Blocks(
+                    blocks.iter().map(SealedBlock::encode).collect(),
+                ))
+            }
+            _ => None,
+        });
+        liars.push(Bad::admitted(i, &[a], script).await);
+    }
+    let height = a.chain.snapshot().height;
+    let late = Place::new(5).start(&[a]).await;
+    let admission = a.admission(&late, true);
+    a.chain.submit(admission).await.unwrap();
+    // It meets the liars as soon as it has read their addresses, and believes none of them.
+    late.reaches(height + 1).await;
+    assert_eq!(late.chain.snapshot().hash, a.chain.snapshot().hash);
+    goes_on(&nodes, 9).await;
+    late.reaches(height + 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_of_a_skewed_clock_is_imported_and_the_sealer_goes_on() {
+    let nodes = network(1).await;
+    let (session, open) = nodes[1].opening(1);
+    let mut nodes = nodes.into_iter();
+    let a = nodes.next().unwrap().stop().await;
+    let b = nodes.next().unwrap();
+    // The authority's clock stands a year ahead for one block.
+    let ledger = a.ledger();
+    let block = tokio::task::spawn_blocking(move || {
+        let mut ledger = Ledger::open(&ledger, genesis(), Some(key(0))).unwrap();
+        assert_eq!(ledger.submit(open), Ok(Submitted::Pending));
+        let year = 365 * 86_400_000;
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_millis() as u64;
+        let confirmed = ledger.confirmed_height();
+        ledger.seal(now + year, confirmed, false).unwrap().unwrap()
+    })
+    .await
+    .unwrap();
+    let bad = Bad::stranger(0, &[&b], silent()).await;
+    let (mut peers, peer) = (b.net.watch_peers(), bad.net.local_peer());
+    tokio::time::timeout(LIMIT, peers.wait_for(|peers| peers.contains_key(&peer)))
+        .await
+        .unwrap()
+        .unwrap();
+    bad.ask(&b, &LedgerRequest::Block(block.encode())).await;
+    b.reaches(block.height()).await;
+    assert!(b.chain.snapshot().state.session(&session).is_some());
+    bad.net.shutdown().await;
+    // With its clock mended it seals again: time goes on from its last block's.
+    let a = a.start(&[]).await;
+    let (next, open) = b.opening(2);
+    until("the next block", || async {
+        b.chain.submit(open.clone()).await.is_ok()
+    })
+    .await;
+    a.sees(|view| view.state.session(&next).is_some()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeated_honest_messages_cost_nobody_anything() {
+    let nodes = network(2).await;
+    let (a, b, c) = (&nodes[0], &nodes[1], &nodes[2]);
+    b.connected(c).await;
+    let head = a.chain.snapshot();
+    for height in 1..=head.height {
+        let block = a.chain.block(BlockId::Height(height)).await.unwrap().encode();
+        for _ in 0..50 {
+            let request = LedgerRequest::Block(block.clone()).encode();
+            let peer: PeerId = c.net.local_peer();
+            b.net.request(peer, Protocol::Ledger, request).await.unwrap();
+        }
+    }
+    assert!(c.net.is_connected(&b.net.local_peer()) && a.net.is_connected(&b.net.local_peer()));
+    goes_on(&nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sealed_blocks_of_one_height_are_noticed_and_the_first_stays() {
+    let nodes = network(1).await;
+    let (first, second) = (nodes[1].opening(1), nodes[1].opening(2));
+    let mut nodes = nodes.into_iter();
+    let a = nodes.next().unwrap();
+    let b = nodes.next().unwrap();
+    // A copy of the authority's database with its key: an operator's mistake, or a thief.
+    let twin = tempfile::tempdir().unwrap();
+    let a = a.stop().await;
+    copy(&a.ledger(), twin.path());
+    let other = second.1.clone();
+    let path = twin.path().to_owned();
+    let evil = tokio::task::spawn_blocking(move || {
+        let mut ledger = Ledger::open(&path, genesis(), Some(key(0))).unwrap();
+        assert_eq!(ledger.submit(other), Ok(Submitted::Pending));
+        let (now, confirmed) = (
+            ledger.genesis().time_ms + 1_000_000_000_000,
+            ledger.confirmed_height(),
+        );
+        ledger.seal(now, confirmed, false).unwrap().unwrap()
+    })
+    .await
+    .unwrap();
+    let a = a.start(&[]).await;
+    until("the honest block", || async {
+        b.chain.submit(first.1.clone()).await.is_ok()
+    })
+    .await;
+    b.sees(|view| view.state.session(&first.0).is_some()).await;
+    assert_eq!(b.chain.snapshot().height, evil.height());
+    let bad = Bad::admitted(9, &[&a, &b], silent()).await;
+    let hash = b
+        .chain
+        .block(BlockId::Height(evil.height()))
+        .await
+        .unwrap()
+        .hash();
+    bad.ask(&b, &LedgerRequest::Block(evil.encode())).await;
+    assert_eq!(
+        b.chain
+            .block(BlockId::Height(evil.height()))
+            .await
+            .unwrap()
+            .hash(),
+        hash
+    );
+    assert!(b.chain.snapshot().state.session(&second.0).is_none());
+}
