@@ -12,8 +12,10 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use tokio::net::unix::pipe;
 
 /// The gate's program: static, without any need of the image that it runs in.
 pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gate"));
@@ -28,6 +30,8 @@ const FIFO: &str = "fifo";
 pub(crate) const OPEN: &str = "open";
 /// Longest container name that is taken.
 const MAX_NAME: usize = 128;
+/// Between two looks after somebody else has poked the gate.
+const POKED: Duration = Duration::from_millis(50);
 
 /// The folder of one container's gate, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +69,7 @@ impl GateFolder {
     /// # Errors
     /// [`GateError::Name`], [`GateError::NotText`].
     pub fn of(gates: &Path, name: &str) -> Result<Self, GateError> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-        if !first || name.len() > MAX_NAME || !name.bytes().all(allowed) {
+        if !is_container_name(name) {
             return Err(GateError::Name(name.to_owned()));
         }
         if gates.to_str().is_none() {
@@ -152,6 +154,27 @@ impl GateFolder {
         }
     }
 
+    /// The gate in this folder.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Waits as the gate's program does, until it is opened. A closed gate that is poked does not open.
+    ///
+    /// # Errors
+    /// The FIFO is not there.
+    pub(crate) async fn opened(&self) -> io::Result<()> {
+        // Opened before `open` is looked for: what is poked in between is not missed.
+        let fifo = pipe::OpenOptions::new().open_receiver(self.path.join(FIFO))?;
+        while !self.is_open() {
+            fifo.readable().await?;
+            if !self.is_open() {
+                tokio::time::sleep(POKED).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the container may go through.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -171,6 +194,13 @@ impl GateFolder {
     pub fn remove(&self) -> Result<(), GateError> {
         remove(&self.path)
     }
+}
+
+/// Whether a container may have this name: it names nothing outside of a folder of containers.
+pub(crate) fn is_container_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    first && name.len() <= MAX_NAME && name.bytes().all(allowed)
 }
 
 fn make_folder(path: &Path, mode: u32) -> Result<(), GateError> {

@@ -2,7 +2,7 @@
 //!
 //! This crate owns everything between "a session should run here" and "its container answers":
 //! what a service is ([`service`]), whether this node can take it ([`mod@evaluate`], [`placement`]),
-//! what the machine has ([`resources`]), the container engine ([`docker`]), what is built from a
+//! what the machine has ([`resources`]), what runs containers ([`engine`], [`docker`]), what is built from a
 //! declaration ([`recreate`]), image bytes in and out of the engine ([`image`]), a running container's
 //! writable layer ([`layer`]) and the way of both over the wire ([`transfer`]).
 //!
@@ -31,6 +31,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod docker;
+pub mod engine;
 pub mod evaluate;
 pub mod gate;
 pub mod helper;
@@ -42,9 +43,11 @@ pub mod recreate;
 pub mod resources;
 pub mod service;
 pub mod session;
+pub mod sim;
 pub mod transfer;
 
 pub use docker::Docker;
+pub use engine::Engine;
 pub use evaluate::{SystemView, evaluate};
 pub use image::Digest;
 pub use image::Identity;

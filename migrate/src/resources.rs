@@ -95,6 +95,8 @@ pub struct Probe {
     engine_root: PathBuf,
     last: Option<proc::CpuTimes>,
     nvml: nvml::Devices,
+    /// What a simulated machine has; what is not named is as this machine has it.
+    simulated: Option<Caps>,
 }
 
 impl Probe {
@@ -106,6 +108,19 @@ impl Probe {
             engine_root: engine_root.to_owned(),
             last: None,
             nvml: nvml::Devices::open(),
+            simulated: None,
+        }
+    }
+
+    /// A probe for a machine of which many share this one: it has what `caps` say, be it more than this machine has, and
+    /// all of it is free. Only the disk under `root` is real.
+    #[must_use]
+    pub fn simulated(root: &Path, caps: Caps) -> Self {
+        Self {
+            engine_root: root.to_owned(),
+            last: None,
+            nvml: nvml::Devices::none(),
+            simulated: Some(caps),
         }
     }
 
@@ -114,6 +129,9 @@ impl Probe {
     /// # Errors
     /// When the kernel's files or the engine's file system cannot be read.
     pub fn read(&mut self) -> Result<Readings, ResourceError> {
+        if let Some(caps) = self.simulated {
+            return self.read_simulated(&caps);
+        }
         let memory = proc::memory()?;
         let times = proc::cpu_times()?;
         let cores_milli = u64::from(times.cpus) * 1000;
@@ -138,6 +156,27 @@ impl Probe {
             disk_free,
             disk_total,
             gpus: self.nvml.read(),
+        })
+    }
+
+    fn read_simulated(&self, caps: &Caps) -> Result<Readings, ResourceError> {
+        let memory = match caps.memory {
+            Some(memory) => memory,
+            None => proc::memory()?.total,
+        };
+        let cpu_milli = match caps.cpu_milli {
+            Some(cpu_milli) => cpu_milli,
+            None => u64::from(proc::cpu_times()?.cpus) * 1000,
+        };
+        let (disk_free, disk_total) = disk(&self.engine_root)?;
+        Ok(Readings {
+            memory_total: memory,
+            memory_free: memory,
+            cpu_total_milli: cpu_milli,
+            cpu_free_milli: cpu_milli,
+            disk_free,
+            disk_total,
+            gpus: Vec::new(),
         })
     }
 }
@@ -179,6 +218,23 @@ mod tests {
             assert!(readings.cpu_total_milli > 0 && readings.cpu_free_milli <= readings.cpu_total_milli);
             assert!(readings.disk_free > 0 && readings.disk_free <= readings.disk_total);
         }
+    }
+
+    #[test]
+    fn a_simulated_machine_has_what_it_is_said_to_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let caps = Caps {
+            memory: Some(1 << 50),
+            cpu_milli: Some(64_000),
+            gpus: None,
+        };
+        let readings = Probe::simulated(dir.path(), caps).read().unwrap();
+        assert_eq!((readings.memory_total, readings.memory_free), (1 << 50, 1 << 50));
+        assert_eq!(readings.cpu_free_milli, 64_000);
+        assert_eq!(readings.total(&caps).cpu_milli, 64_000);
+        assert!(readings.disk_free > 0);
+        let as_here = Probe::simulated(dir.path(), Caps::default()).read().unwrap();
+        assert!(as_here.memory_total > 0 && as_here.cpu_total_milli > 0);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use blosm_ledger::{Hash, Payload, PublicKey, Transaction};
-use blosm_migrate::docker::Docker;
-use blosm_migrate::helper::Helper;
+use blosm_migrate::engine::Engine;
 use blosm_migrate::placement::{Bookings, Position};
 use blosm_migrate::resources::{Probe, Readings, ResourceError};
 use blosm_migrate::session::Pending;
@@ -28,10 +27,8 @@ pub(crate) struct Parts {
     pub chain: ChainHandle,
     /// The swarm task.
     pub net: NetHandle,
-    /// The container engine.
-    pub docker: Docker,
-    /// The layer helper.
-    pub helper: Helper,
+    /// What runs the containers.
+    pub engine: Engine,
     /// Which methods work here.
     pub methods: Methods,
     /// The session journal.

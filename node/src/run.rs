@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blosm_ledger::{Admit, Ledger, LedgerError, Payload};
-use blosm_migrate::docker::{Docker, EngineError};
-use blosm_migrate::helper::Helper;
+use blosm_migrate::docker::EngineError;
+use blosm_migrate::engine::{Engine, Runtime};
 use blosm_migrate::placement::Bookings;
 use blosm_migrate::resources::{Caps, Probe, ResourceError};
 use blosm_migrate::session::JournalError;
@@ -99,15 +99,14 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let config = Arc::new(config);
     let listeners = api::bind(&config).await?;
     let gateway_listener = api::listen(config.gateway.listen, "gateway").await?;
-    let docker = Docker::connect(&config.engine.socket).await?;
-    let mut probe = Probe::new(&docker.info().root_dir);
     let caps = Caps {
         memory: config.resources.memory,
         cpu_milli: config.resources.cpu_milli,
         gpus: None,
     };
+    let (engine, mut probe) = engine(&config, caps).await?;
     let bookings = Bookings::new(probe.read()?.total(&caps));
-    look_for_helper(&config).await;
+    look_for_helper(&engine).await;
     let journal_failed = CancellationToken::new();
     let journal = JournalHandle::open(&config.data_dir.join("sessions.journal"), journal_failed.clone())?;
     let drain = Drain::open(&config.data_dir)?;
@@ -139,9 +138,8 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         config: config.clone(),
         chain: chain.clone(),
         net: net.clone(),
-        docker,
-        helper: Helper::new(&config.helper.socket),
-        methods: Methods::default(),
+        methods: Methods::new(engine.has_images()),
+        engine,
         journal,
         probe: Mutex::new(probe),
         bookings: Mutex::new(bookings),
@@ -183,6 +181,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         gateway = %config.gateway.listen,
         api = %config.api.listen,
         height = chain.snapshot().height,
+        runtime = %config.engine.runtime,
         "ready"
     );
 
@@ -195,7 +194,10 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         _ = &mut routed => Err(ended_early("the swarm", Ok(Ok(())))),
         () = chain.stopped() => Err(ended_early("the ledger", Ok(Ok(())))),
     };
-    tracing::info!("stopping; containers run on");
+    match config.engine.runtime {
+        Runtime::Docker => tracing::info!("stopping; containers run on"),
+        Runtime::Sim => tracing::info!("stopping; the simulated containers end, their layers stay"),
+    }
     stop.cancel();
     let ending = async {
         // Their own errors do not matter any more.
@@ -277,18 +279,39 @@ fn net_config(config: &Config) -> NetConfig {
     }
 }
 
+/// What runs the containers here, and what reads this machine's resources.
+async fn engine(config: &Config, caps: Caps) -> Result<(Engine, Probe), EngineError> {
+    match config.engine.runtime {
+        Runtime::Docker => {
+            let engine = Engine::docker(&config.engine.socket, &config.helper.socket).await?;
+            let probe = Probe::new(&engine.root_dir());
+            Ok((engine, probe))
+        }
+        Runtime::Sim => {
+            tracing::warn!(
+                "engine.runtime is \"sim\": NO REAL CONTAINER RUNS HERE, every session is a built-in counter"
+            );
+            let images = config.services.values().map(|service| service.image.clone());
+            let engine = Engine::sim(&config.data_dir.join("sim"), images.collect())?;
+            let probe = Probe::simulated(&engine.root_dir(), caps);
+            Ok((engine, probe))
+        }
+    }
+}
+
 /// A service whose image is absent can still come here by a hand-over: say so, and go on.
 async fn warn_of_images(parts: &Parts) {
     for service in parts.config.services.values() {
-        if let Err(error) = parts.docker.pinned(&service.image).await {
+        if let Err(error) = parts.engine.pinned(&service.image).await {
             tracing::warn!(service = service.name, %error, "new sessions of this service can't start here");
         }
     }
 }
 
 /// Without a helper containers move as images: say which it is, and go on.
-async fn look_for_helper(config: &Config) {
-    match Helper::new(&config.helper.socket).hello().await {
+async fn look_for_helper(engine: &Engine) {
+    let Some(helper) = engine.helper() else { return };
+    match helper.hello().await {
         Ok(facts) => tracing::info!(
             kernel = facts.kernel,
             privileged = facts.privileged,

@@ -36,6 +36,8 @@ pub struct Container {
     pub pid: Option<u32>,
     /// Its address on the engine's network, while it runs.
     pub address: Option<IpAddr>,
+    /// Where it listens there, if not on the port that its service declares.
+    pub port: Option<u16>,
     /// Engine id of its image.
     pub image: String,
     /// Labels.
@@ -53,6 +55,8 @@ pub struct Started {
     pub pid: u32,
     /// Its address on the engine's network.
     pub address: Option<IpAddr>,
+    /// Where it listens there, if not on the port that its service declares.
+    pub port: Option<u16>,
 }
 
 impl Docker {
@@ -94,6 +98,7 @@ impl Docker {
         Ok(Started {
             pid,
             address: container.address,
+            port: container.port,
         })
     }
 
@@ -310,6 +315,7 @@ fn container(inspect: ContainerInspectResponse) -> Result<Container, EngineError
         paused: state.paused.unwrap_or(false),
         pid,
         address,
+        port: None,
         image: inspect.image.unwrap_or_default(),
         labels: inspect
             .config

@@ -99,6 +99,21 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
+    /// A simulated container's files.
+    #[error("{action}, a simulated container: {source}")]
+    Simulated {
+        /// What was wanted.
+        action: &'static str,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The simulated runtime has no image bytes.
+    #[error("{action}: the sim runtime has no images to make or to move")]
+    NoImages {
+        /// What was wanted.
+        action: &'static str,
+    },
     /// An image could not be read to learn what it is.
     #[error("cannot read image {image}: {source}")]
     Identify {
@@ -117,7 +132,7 @@ impl EngineError {
     pub fn answered(&self) -> bool {
         use bollard::errors::Error;
         match self {
-            Self::NotFound { .. } | Self::Answer { .. } | Self::TooOld { .. } => true,
+            Self::NotFound { .. } | Self::Answer { .. } | Self::TooOld { .. } | Self::NoImages { .. } => true,
             Self::Call { source, .. } => {
                 matches!(
                     source,
@@ -132,6 +147,7 @@ impl EngineError {
             | Self::StillRunning { .. }
             | Self::ForeignProcess { .. }
             | Self::Watch { .. }
+            | Self::Simulated { .. }
             | Self::Identify { .. } => false,
         }
     }

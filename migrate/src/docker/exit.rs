@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
 
 /// Pause between two looks at `/proc` where there are no pidfds.
 const LOOK: Duration = Duration::from_millis(5);
@@ -26,6 +27,8 @@ pub struct ExitWatch {
 enum How {
     PidFd(AsyncFd<OwnedFd>),
     Proc { started: u64 },
+    /// A run of a simulated container: its task tells.
+    Told(watch::Receiver<bool>),
 }
 
 /// What became of opening a watch.
@@ -74,6 +77,14 @@ fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 impl ExitWatch {
+    /// A watch on the run of that number, which has ended when `ended` says so or nobody can say it any more.
+    pub(crate) fn told(number: u32, ended: watch::Receiver<bool>) -> Self {
+        Self {
+            pid: number,
+            how: How::Told(ended),
+        }
+    }
+
     /// The watched process.
     #[must_use]
     pub fn pid(&self) -> u32 {
@@ -91,6 +102,10 @@ impl ExitWatch {
                 while start_time(self.pid) == Some(*started) {
                     tokio::time::sleep(LOOK).await;
                 }
+                Ok(())
+            }
+            How::Told(ended) => {
+                let _ = ended.clone().wait_for(|ended| *ended).await;
                 Ok(())
             }
         }

@@ -50,6 +50,9 @@ pub enum HelperError {
         /// The helper's.
         theirs: u16,
     },
+    /// A simulated container's layer, which needs no helper, cannot be read or written.
+    #[error("a simulated container's layer: {0}")]
+    Directory(String),
     /// It answered something else than it was asked.
     #[error("the layer helper gave an answer that does not fit")]
     Unfit,

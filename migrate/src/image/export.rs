@@ -98,6 +98,9 @@ pub enum ExportError {
     /// The save breaks a limit.
     #[error("the engine's save has too many {0}")]
     TooMuch(&'static str),
+    /// The simulated runtime has no image bytes.
+    #[error("the sim runtime has no image to export")]
+    NoImages,
     /// The reading thread ended by itself.
     #[error("reading the save was broken off")]
     BrokenOff,

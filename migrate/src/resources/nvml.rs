@@ -38,6 +38,12 @@ impl Devices {
         Self { nvml }
     }
 
+    /// A machine without any.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { nvml: None }
+    }
+
     /// Looks at each GPU. One that does not answer is left out: nothing can be promised of it.
     #[must_use]
     pub fn read(&self) -> Vec<Gpu> {

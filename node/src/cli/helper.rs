@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, bail};
+use blosm_migrate::engine::Runtime;
 use blosm_migrate::helper::{Server, Settings, keep_needed_rights, keep_rights};
 use clap::Args;
 use rustix::thread::CapabilitySet;
@@ -115,7 +116,9 @@ impl OwnHelper {
         }
         // An operator's own unit, for example.
         let is_there = UnixStream::connect(&config.helper.socket).is_ok();
-        let started = (!is_there).then(|| start(config, log));
+        // Simulated containers need none.
+        let wanted = !is_there && config.engine.runtime == Runtime::Docker;
+        let started = wanted.then(|| start(config, log));
         if let Some(path) = belongs_to_another(config) {
             tracing::warn!(
                 path = %path.display(),
@@ -169,9 +172,12 @@ fn start(config: &Config, log: &str) -> anyhow::Result<(Child, ChildStdin)> {
 
 /// What root may open only by the rights that it is about to give up.
 fn belongs_to_another(config: &Config) -> Option<PathBuf> {
-    let engine = config.engine.socket.trim_start_matches("unix://");
-    [config.data_dir.as_path(), Path::new(engine)]
-        .into_iter()
+    let engine = match config.engine.runtime {
+        Runtime::Docker => Some(Path::new(config.engine.socket.trim_start_matches("unix://"))),
+        Runtime::Sim => None,
+    };
+    std::iter::once(config.data_dir.as_path())
+        .chain(engine)
         .find(|path| path.metadata().is_ok_and(|meta| meta.uid() != 0))
         .map(Path::to_owned)
 }

@@ -157,6 +157,7 @@ fn differing(ours: &Config, wished: &Config) -> Option<&'static str> {
         ("[api] listen", ours.api.listen == wished.api.listen),
         ("[metrics] listen", ours.metrics.listen == wished.metrics.listen),
         ("[metrics] url", ours.metrics.url == wished.metrics.url),
+        ("[engine] runtime", ours.engine.runtime == wished.engine.runtime),
         ("[engine] socket", ours.engine.socket == wished.engine.socket),
     ];
     pairs.into_iter().find_map(|(key, same)| (!same).then_some(key))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use blosm_migrate::engine::Runtime;
 use blosm_migrate::service::Declaration;
 use blosm_net::Multiaddr;
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -145,6 +146,8 @@ pub(super) struct MetricsTable {
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EngineTable {
+    /// What runs the containers: `docker`, or `sim` for testnets.
+    pub(super) runtime: Runtime,
     /// `unix:///path` of the container engine's API.
     pub(super) socket: String,
 }
@@ -152,6 +155,7 @@ pub(super) struct EngineTable {
 impl Default for EngineTable {
     fn default() -> Self {
         Self {
+            runtime: Runtime::default(),
             socket: "unix:///var/run/docker.sock".to_owned(),
         }
     }
@@ -309,6 +313,7 @@ impl File {
             api_listen,
             metrics_listen,
             metrics_url,
+            runtime,
             engine_socket,
             helper_socket,
         } = with.clone();
@@ -326,6 +331,7 @@ impl File {
         self.api.listen = api_listen.unwrap_or(self.api.listen);
         self.metrics.listen = metrics_listen.or(self.metrics.listen);
         self.metrics.url = metrics_url.or(self.metrics.url.take());
+        self.engine.runtime = runtime.unwrap_or(self.engine.runtime);
         if let Some(socket) = engine_socket {
             self.engine.socket = socket;
         }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_ledger::{Genesis, Hash, PublicKey, SecretKey};
+use blosm_migrate::engine::Runtime;
 use blosm_migrate::service::Service;
 use blosm_net::{Multiaddr, PeerId};
 
@@ -148,10 +149,12 @@ pub struct MetricsConfig {
     pub url: Option<String>,
 }
 
-/// `[engine]`: the container engine.
+/// `[engine]`: what runs the containers.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// `unix:///path` of the engine's API.
+    /// What runs the containers.
+    pub runtime: Runtime,
+    /// `unix:///path` of the engine's API; without meaning for simulated containers.
     pub socket: String,
 }
 
@@ -162,7 +165,8 @@ pub struct HelperConfig {
     pub socket: PathBuf,
 }
 
-/// `[resources]`: caps on what the node offers (R_tot). `None` is all that the machine has.
+/// `[resources]`: caps on what the node offers (R_tot). `None` is all that the machine has. With simulated containers they
+/// are what the node has, whatever the machine has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResourceCaps {
     /// Bytes of memory.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use blosm_migrate::engine::Runtime;
 use blosm_net::Multiaddr;
 
 use super::location::Coordinates;
@@ -50,6 +51,9 @@ pub struct Overrides {
     /// URL of /metrics as others reach it (metrics.url)
     #[arg(long, env = "BLOSM_METRICS_URL", value_name = "URL")]
     pub metrics_url: Option<String>,
+    /// What runs the containers: docker, or sim for testnets (engine.runtime)
+    #[arg(long, env = "BLOSM_RUNTIME", value_name = "RUNTIME")]
+    pub runtime: Option<Runtime>,
     /// The container engine's API, unix:///path (engine.socket)
     #[arg(long, env = "BLOSM_ENGINE_SOCKET", value_name = "unix:///PATH")]
     pub engine_socket: Option<String>,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_ledger::{MAX_ADDRESS, MAX_ADDRESSES};
+use blosm_migrate::engine::Runtime;
 use blosm_migrate::service::{Declaration, Service};
 use blosm_net::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -69,6 +70,10 @@ pub(super) fn resolve(path: &Path, overrides: &Overrides) -> Result<Config, Conf
     };
     let resources = resources(&source, &file.resources)?;
     let migration = migration(&source, file.migration)?;
+    if engine.runtime == Runtime::Sim && migration.method == Method::Image {
+        let message = "must be live with engine.runtime = \"sim\": simulated containers have no images to move";
+        return Err(source.value("migration.method", message));
+    }
     let services = services(&source, file.services)?;
     let network = Network {
         chain_id: network.chain_id(),
@@ -253,7 +258,10 @@ fn metrics(source: &Source<'_>, table: MetricsTable) -> Result<MetricsConfig, Co
 
 fn engine(source: &Source<'_>, table: EngineTable) -> Result<EngineConfig, ConfigError> {
     match table.socket.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => Ok(EngineConfig { socket: table.socket }),
+        Some(path) if path.starts_with('/') => Ok(EngineConfig {
+            runtime: table.runtime,
+            socket: table.socket,
+        }),
         _ => Err(source.value(
             "engine.socket",
             format!(

@@ -70,6 +70,9 @@ pub fn default_toml(set: &Overrides) -> String {
     );
 
     out.table("engine");
+    out.prose("What runs the containers: docker, or sim. With sim nothing real runs: each session gets a built-in counter");
+    out.prose("with a directory for a layer, which needs neither an engine nor root. For testnets and tests only.");
+    out.set_or("runtime", set.runtime.map(Text), Text("docker"));
     out.prose("The container engine's API.");
     out.set_or(
         "socket",
@@ -86,7 +89,8 @@ pub fn default_toml(set: &Overrides) -> String {
     out.set_or("socket", socket, Text(HELPER_SOCKET));
 
     out.table("resources");
-    out.prose("Caps on what this node offers to containers. None unless set: all that the machine has.");
+    out.prose("Caps on what this node offers to containers. None unless set: all that the machine has. With runtime = \"sim\" they are");
+    out.prose("what the node has, whatever the machine has.");
     out.default("memory", Text("2GiB"));
     out.default("cpu", Float(2.0));
 

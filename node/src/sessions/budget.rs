@@ -117,9 +117,9 @@ pub(super) fn share(total: u64, share: f64) -> u64 {
 
 /// Names of images that blosm has brought, that are older than `young_s` seconds and that nothing needs, oldest first.
 pub(super) async fn removable(parts: &Parts, young_s: u64) -> Result<Vec<String>, EngineError> {
-    let images = parts.docker.named_images().await?;
+    let images = parts.engine.named_images().await?;
     let mut needs = Needs {
-        images: parts.docker.images_in_use().await?,
+        images: parts.engine.images_in_use().await?,
         ..Needs::default()
     };
     for record in parts.journal.records() {
@@ -156,7 +156,7 @@ pub(super) async fn removable(parts: &Parts, young_s: u64) -> Result<Vec<String>
 /// Removes an image by a name that [`removable`] has given.
 pub(super) async fn remove(parts: &Parts, name: &str) {
     if let Some(arrival) = parts.brought.all().get(name) {
-        match parts.docker.image(name).await {
+        match parts.engine.image(name).await {
             Ok(Some(image)) if image.identity.config_digest.to_string() == arrival.config_digest => {}
             // The name means what somebody else has loaded since.
             Ok(_) => return parts.brought.forget(name).await,
@@ -166,7 +166,7 @@ pub(super) async fn remove(parts: &Parts, name: &str) {
             }
         }
     }
-    match parts.docker.remove_image(name, false).await {
+    match parts.engine.remove_image(name, false).await {
         Ok(()) => {
             tracing::info!(image = name, "nothing needs it; removed");
             parts.brought.forget(name).await;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use blosm_ledger::{PublicKey, SessionId};
-use blosm_migrate::docker::{Docker, Image};
-use blosm_migrate::image::{ExportError, Identity, LayerSource, Wanted, export_layers};
+use blosm_migrate::docker::Image;
+use blosm_migrate::engine::Engine;
+use blosm_migrate::image::{ExportError, Identity, Wanted};
 use blosm_migrate::service::Service;
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::{
@@ -27,8 +28,6 @@ const MAX_GRANTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Grants {
     spool: PathBuf,
-    /// Reads layers from the engine's store, where something on this machine can.
-    source: Option<Arc<dyn LayerSource>>,
     open: Mutex<HashMap<Attempt, Arc<Grant>>>,
 }
 
@@ -49,7 +48,6 @@ struct Grant {
     running: String,
     way: Mutex<Way>,
     spool: PathBuf,
-    source: Option<Arc<dyn LayerSource>>,
     stores: Mutex<AttemptStores>,
     /// Held while an export runs, so that a second question does not start another.
     exporting: Arc<tokio::sync::Mutex<Exporting>>,
@@ -68,7 +66,7 @@ pub(super) struct Leaving {
 
 impl Grants {
     /// Grants over an empty spool: what an earlier process left in it is of no use to anybody.
-    pub(super) fn new(spool: PathBuf, source: Option<Arc<dyn LayerSource>>) -> Self {
+    pub(super) fn new(spool: PathBuf) -> Self {
         if let Err(error) = std::fs::remove_dir_all(&spool)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -76,7 +74,6 @@ impl Grants {
         }
         Self {
             spool,
-            source,
             open: Mutex::default(),
         }
     }
@@ -111,7 +108,6 @@ impl Grants {
                 running,
                 way: Mutex::new(way),
                 spool,
-                source: self.source.clone(),
                 stores: Mutex::default(),
                 exporting: Arc::default(),
                 _place: place,
@@ -194,14 +190,14 @@ impl Grants {
             .get(&attempt)
             .cloned()
             .ok_or_else(|| LaunchError::Absent("of an attempt that has ended".into()))?;
-        let docker = &parts.docker;
-        let below = match docker.image(&grant.running).await? {
+        let engine = &parts.engine;
+        let below = match engine.image(&grant.running).await? {
             Some(running) => running.identity.diff_ids.len(),
             None => 0,
         };
         let fresh = image.identity.diff_ids.iter().skip(below).copied().collect();
         let store = grant
-            .export(docker, reference, &image.identity, Wanted::Only(fresh))
+            .export(engine, reference, &image.identity, Wanted::Only(fresh))
             .await?;
         let bytes = store.manifest().layers.iter().map(|layer| layer.size).sum();
         grant.stores().last = Some(store);
@@ -224,7 +220,7 @@ impl Grants {
                     .cloned();
                 match grant {
                     None => TransferResponse::Refused(WireError::UnknownAttempt),
-                    Some(grant) => grant.answer(&parts.docker, request.body).await,
+                    Some(grant) => grant.answer(&parts.engine, request.body).await,
                 }
             }
         };
@@ -239,7 +235,7 @@ impl Grants {
 }
 
 impl Grant {
-    async fn answer(self: Arc<Self>, docker: &Docker, body: TransferBody) -> TransferResponse {
+    async fn answer(self: Arc<Self>, engine: &Engine, body: TransferBody) -> TransferResponse {
         if let TransferBody::Round { number, .. } = &body
             && let Err(error) = self.look(*number).await
         {
@@ -262,9 +258,9 @@ impl Grant {
         if *exporting == Exporting::Failed {
             return TransferResponse::Refused(WireError::Internal);
         }
-        let (grant, docker) = (self.clone(), docker.clone());
+        let (grant, engine) = (self.clone(), engine.clone());
         tokio::spawn(async move {
-            if let Err(error) = grant.prepare(&docker, missing).await {
+            if let Err(error) = grant.prepare(&engine, missing).await {
                 tracing::warn!(which = ?missing, %error, "an image can't be exported for a destination");
                 *exporting = Exporting::Failed;
             }
@@ -297,23 +293,23 @@ impl Grant {
     }
 
     /// Exports an image that was asked for.
-    async fn prepare(&self, docker: &Docker, which: WhichImage) -> Result<(), LaunchError> {
+    async fn prepare(&self, engine: &Engine, which: WhichImage) -> Result<(), LaunchError> {
         let base = match &self.service {
-            Some(service) => docker.pinned(&service.image).await?,
+            Some(service) => engine.pinned(&service.image).await?,
             None => return Ok(()),
         };
         match which {
             WhichImage::Base => {
-                let store = self.export(docker, &base.id, &base.identity, Wanted::All).await?;
+                let store = self.export(engine, &base.id, &base.identity, Wanted::All).await?;
                 self.stores().base = Some(store);
             }
             WhichImage::Running => {
-                let running = docker.image(&self.running).await?;
+                let running = engine.image(&self.running).await?;
                 let running = running.ok_or_else(|| LaunchError::Absent(self.running.clone()))?;
                 let below = base.identity.diff_ids.len();
                 let above = running.identity.diff_ids.iter().skip(below).copied().collect();
                 let store = self
-                    .export(docker, &running.id, &running.identity, Wanted::Only(above))
+                    .export(engine, &running.id, &running.identity, Wanted::Only(above))
                     .await?;
                 self.stores().running = Some(store);
             }
@@ -331,7 +327,7 @@ impl Grant {
 
     async fn export(
         &self,
-        docker: &Docker,
+        engine: &Engine,
         reference: &str,
         image: &Identity,
         wanted: Wanted,
@@ -339,8 +335,7 @@ impl Grant {
         tokio::fs::create_dir_all(&self.spool)
             .await
             .map_err(ExportError::Io)?;
-        let source = self.source.as_deref();
-        let exported = export_layers(docker, reference, image, &wanted, &self.spool, source).await?;
+        let exported = engine.export(reference, image, &wanted, &self.spool).await?;
         Ok(Arc::new(LayerStore::open(&exported).await?))
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use blosm_ledger::{Announce, Claim, Hash, Payload, PublicKey, SessionId, Token, Verdict};
 use blosm_migrate::docker::ImageError;
 use blosm_migrate::helper::HelperError;
-use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, load, manifest_root};
+use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, manifest_root};
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
 use blosm_migrate::service::Service;
@@ -29,7 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::actor::{Command, MoveOrder};
 use super::launch::{self, LaunchError, Running};
-use super::methods::{self, Live};
+use super::methods::Live;
 use super::notice::{self, NoAnswer};
 use super::registry::Slot;
 use super::report::{MigrationOutcome, MigrationReport, Round};
@@ -261,6 +261,7 @@ impl Incoming {
                 let first = self.first_round().await?;
                 match self.gated(service, &base, epoch, Digest(running)).await {
                     Ok(gated) => self.by_live(gated, first, epoch).await?,
+                    Err(error) if self.parts.methods.no_images().is_some() => return Err(error),
                     Err(error) => {
                         tracing::warn!(%error, "a gated container can't be prepared; taking the image method");
                         self.drop_container(&self.container_name(epoch)).await;

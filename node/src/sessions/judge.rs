@@ -23,10 +23,10 @@ pub(super) async fn judge(
     service: Option<&Service>,
 ) -> Result<Verdict, ResourceError> {
     let base_held = match service {
-        Some(service) => parts.docker.pinned(&service.image).await.is_ok(),
+        Some(service) => parts.engine.pinned(&service.image).await.is_ok(),
         None => false,
     };
-    let runtime = parts.docker.alive().await;
+    let runtime = parts.engine.alive().await;
     let remaining = {
         let bookings = parts.bookings();
         bookings.remaining(Instant::now())
@@ -36,7 +36,7 @@ pub(super) async fn judge(
     let system = SystemView::new(
         &readings,
         remaining,
-        &parts.docker.info().architecture,
+        parts.engine.architecture(),
         runtime,
         base_held,
         super::budget::share(readings.disk_total, config.claim_free),
@@ -79,7 +79,7 @@ pub(super) async fn answer(
             return SessionResponse::Refused(Refusal::NotReady);
         }
     };
-    let held = match parts.docker.held_chains().await {
+    let held = match parts.engine.held_chains().await {
         Ok(held) => held,
         Err(error) => {
             tracing::warn!(%error, "the engine does not say which layers it holds");

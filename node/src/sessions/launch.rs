@@ -1,13 +1,14 @@
 //! Creating, starting and adopting the container of a session. What may be started is decided elsewhere.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use blosm_ledger::SessionId;
-use blosm_migrate::docker::{EngineError, ImageError, Opened, watch_exit};
+use blosm_migrate::docker::{EngineError, ImageError, Opened, Started};
+use blosm_migrate::engine::Engine;
 use blosm_migrate::gate::{GateError, GateFolder};
 use blosm_migrate::helper::HelperError;
 use blosm_migrate::image::ExportError;
@@ -96,7 +97,7 @@ impl LaunchError {
 
 /// The pinned base of a service, as far as this engine holds it.
 pub(crate) async fn base(parts: &Parts, service: &Service) -> Result<Base, ImageError> {
-    Ok(parts.docker.pinned(&service.image).await?.base())
+    Ok(parts.engine.pinned(&service.image).await?.base())
 }
 
 /// Creates the container of a session from `image` and this node's own declaration, and gives the engine's id of it. It
@@ -120,7 +121,7 @@ pub(crate) async fn create(
         recreate::short_id(&session.0),
     )?;
     spec.gate = gate.map(|gate| gate.path().to_owned());
-    Ok(parts.docker.create(&spec).await?)
+    Ok(parts.engine.create(&spec).await?)
 }
 
 /// The gate of a container, whether it has one or not.
@@ -139,7 +140,7 @@ fn gates(parts: &Parts) -> PathBuf {
 
 /// Removes a container, and its gate with it.
 pub(crate) async fn remove(parts: &Parts, name: &str, force: bool) -> Result<(), EngineError> {
-    parts.docker.remove(name, force).await?;
+    parts.engine.remove(name, force).await?;
     match gate(parts, name).and_then(|gate| Ok(gate.remove()?)) {
         Ok(()) => {}
         Err(error) => tracing::warn!(container = name, %error, "its gate is left"),
@@ -153,19 +154,20 @@ pub(crate) async fn remove(parts: &Parts, name: &str, force: bool) -> Result<(),
 pub(crate) async fn start(parts: &Parts, service: &Service, name: &str) -> Result<Running, LaunchError> {
     open(parts, name)?;
     let container = parts
-        .docker
+        .engine
         .inspect(name)
         .await?
         .ok_or_else(|| LaunchError::Absent(name.to_owned()))?;
-    let (pid, address) = match (container.running, container.pid) {
-        (true, Some(pid)) => (pid, container.address),
-        _ => {
-            let started = parts.docker.start(name).await?;
-            (started.pid, started.address)
-        }
+    let started = match (container.running, container.pid) {
+        (true, Some(pid)) => Started {
+            pid,
+            address: container.address,
+            port: container.port,
+        },
+        _ => parts.engine.start(name).await?,
     };
-    let running = running(service, name, container.id, pid, address)?;
-    healthy(service, &running).await?;
+    let running = running(service, name, container.id, started)?;
+    healthy(&parts.engine, service, &running).await?;
     Ok(running)
 }
 
@@ -176,14 +178,14 @@ pub(crate) async fn start_gated(
     name: &str,
     id: String,
 ) -> Result<Running, LaunchError> {
-    let started = parts.docker.start(name).await?;
-    running(service, name, id, started.pid, started.address)
+    let started = parts.engine.start(name).await?;
+    running(service, name, id, started)
 }
 
 /// Lets a container that waits at its gate go on, and waits until it is healthy. As [`start`], without the engine.
 pub(crate) async fn pass(parts: &Parts, service: &Service, running: &Running) -> Result<(), LaunchError> {
     open(parts, &running.container)?;
-    healthy(service, running).await
+    healthy(&parts.engine, service, running).await
 }
 
 /// Opens the container's gate, if it has one.
@@ -199,25 +201,24 @@ fn running(
     service: &Service,
     name: &str,
     id: String,
-    pid: u32,
-    address: Option<IpAddr>,
+    started: Started,
 ) -> Result<Running, LaunchError> {
-    let ip = address.ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
+    let ip = started.address.ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
     Ok(Running {
         container: name.to_owned(),
-        pid,
+        pid: started.pid,
         id,
-        address: SocketAddr::new(ip, service.port),
+        address: SocketAddr::new(ip, started.port.unwrap_or(service.port)),
     })
 }
 
 /// Waits for the first healthy answer.
-async fn healthy(service: &Service, running: &Running) -> Result<(), LaunchError> {
+async fn healthy(engine: &Engine, service: &Service, running: &Running) -> Result<(), LaunchError> {
     let url = format!("http://{}{}", running.address, service.health.path);
     let client = crate::gateway::container_client();
     let begin = Instant::now();
     let deadline = begin + service.health.start;
-    let mut exit = exit(running);
+    let mut exit = exit(engine, running);
     loop {
         let answer = client.get(&url).timeout(service.health.timeout).send();
         let answer = tokio::select! {
@@ -243,10 +244,10 @@ async fn healthy(service: &Service, running: &Running) -> Result<(), LaunchError
 }
 
 /// Ends when the container's first process has.
-pub(crate) fn exit(running: &Running) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let (pid, id) = (running.pid, running.id.clone());
+pub(crate) fn exit(engine: &Engine, running: &Running) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let (engine, pid, id) = (engine.clone(), running.pid, running.id.clone());
     Box::pin(async move {
-        match watch_exit(pid, &id) {
+        match engine.watch(pid, &id) {
             Ok(Opened::Watching(watch)) => {
                 if let Err(error) = watch.exited().await {
                     tracing::error!(pid, %error, "a container's process can't be watched any more");

@@ -24,7 +24,7 @@ pub(super) async fn measure(
 ) -> Result<Measured, LaunchError> {
     let base = launch::base(parts, service).await?;
     // Each takes its time: processor use is measured over a span, sizes by a walk through the files.
-    let (usage, sizes) = tokio::join!(parts.docker.usage(container), parts.docker.sizes(container));
+    let (usage, sizes) = tokio::join!(parts.engine.usage(container), parts.engine.sizes(container));
     let (usage, sizes) = (usage?, sizes?);
     let (container_id, image) = running_image(parts, container).await?;
     let (gpu_usage, gpu_memory) = gpu(parts, service);
@@ -52,9 +52,9 @@ pub(super) async fn measure(
 
 /// The container's id and the image that it was created from.
 pub(super) async fn running_image(parts: &Parts, container: &str) -> Result<(String, Image), LaunchError> {
-    let found = parts.docker.inspect(container).await?;
+    let found = parts.engine.inspect(container).await?;
     let found = found.ok_or_else(|| LaunchError::Absent(container.to_owned()))?;
-    let image = parts.docker.image(&found.image).await?;
+    let image = parts.engine.image(&found.image).await?;
     Ok((found.id, image.ok_or(LaunchError::Absent(found.image))?))
 }
 

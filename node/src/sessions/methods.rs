@@ -30,10 +30,15 @@ pub(crate) enum Live {
 }
 
 /// The methods of this node, as they are known now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Methods {
     live: RwLock<Live>,
+    /// Whether containers can move as images.
+    images: bool,
 }
+
+/// Why nothing moves as an image where containers are simulated.
+const NO_IMAGES: &str = "simulated containers have no images to move";
 
 /// One method as the local API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,6 +52,29 @@ pub struct MethodView {
 }
 
 impl Methods {
+    /// The methods of an engine; `images` tells whether containers can move as images.
+    pub(crate) fn new(images: bool) -> Self {
+        Self {
+            live: RwLock::default(),
+            images,
+        }
+    }
+
+    /// The method for a container of that service, if nothing else stands against it: a stateless service is never
+    /// copied.
+    pub(super) fn fitting(&self, asked: Method, service: Option<&Service>) -> Method {
+        match (asked, service) {
+            (Method::Image, _) | (_, None) if self.images => Method::Image,
+            (_, Some(service)) if service.stateless => Method::Stateless,
+            _ => Method::Live,
+        }
+    }
+
+    /// Why nothing moves as an image; none where that works. Another method is not taken in its place then either.
+    pub(super) fn no_images(&self) -> Option<&'static str> {
+        (!self.images).then_some(NO_IMAGES)
+    }
+
     /// What is known of the live method.
     pub(crate) fn live(&self) -> Live {
         *self
@@ -80,29 +108,23 @@ impl Methods {
             ),
             Live::Off(why) => (false, Some(why.to_string())),
         };
-        let plain = |method| MethodView {
-            method,
-            available: true,
-            why: None,
-        };
         vec![
             MethodView {
                 method: "live",
                 available,
                 why,
             },
-            plain("stateless"),
-            plain("image"),
+            MethodView {
+                method: "stateless",
+                available: true,
+                why: None,
+            },
+            MethodView {
+                method: "image",
+                available: self.images,
+                why: self.no_images().map(str::to_owned),
+            },
         ]
-    }
-}
-
-/// The method for a container of that service, if nothing stands against it: a stateless service is never copied.
-pub(super) fn fitting(asked: Method, service: Option<&Service>) -> Method {
-    match (asked, service) {
-        (Method::Image, _) | (_, None) => Method::Image,
-        (_, Some(service)) if service.stateless => Method::Stateless,
-        _ => Method::Live,
     }
 }
 
@@ -114,9 +136,10 @@ pub(super) async fn prove(parts: std::sync::Arc<Parts>) {
         if live != known {
             match live {
                 Live::Works => tracing::info!("the live method works here"),
-                Live::Off(why) => {
-                    tracing::warn!(%why, "the live method is off; containers move as images")
-                }
+                Live::Off(why) => match parts.methods.no_images() {
+                    None => tracing::warn!(%why, "the live method is off; containers move as images"),
+                    Some(_) => tracing::warn!(%why, "the live method is off"),
+                },
                 Live::Unproven => {}
             }
         }
@@ -134,12 +157,14 @@ pub(super) async fn prove(parts: std::sync::Arc<Parts>) {
 }
 
 async fn look(parts: &Parts) -> Live {
-    if let Err(error) = parts.helper.hello().await {
+    if let Some(helper) = parts.engine.helper()
+        && let Err(error) = helper.hello().await
+    {
         tracing::debug!(%error, "no layer helper");
         return Live::Off(NoLive::NoHelper);
     }
     for service in parts.config.services.values() {
-        if parts.docker.pinned(&service.image).await.is_err() {
+        if parts.engine.pinned(&service.image).await.is_err() {
             continue;
         }
         return match with(parts, service).await {
@@ -173,13 +198,13 @@ async fn write_and_see(
 ) -> Result<bool, LaunchError> {
     let base = launch::base(parts, service).await?;
     let image = base.identity.config_digest.to_string();
-    let image = parts.docker.image(&image).await?.map_or(image, |image| image.id);
+    let image = parts.engine.image(&image).await?.map_or(image, |image| image.id);
     // No session's: the label only has to be there.
     let session = SessionId(Hash::digest("blosm/proof-container", &marker.0).0);
     let gate = launch::new_gate(parts, name)?;
     let id = launch::create(parts, service, &base, &session, name, &image, Some(&gate)).await?;
     let running = launch::start_gated(parts, service, name, id).await?;
-    let root = parts.helper.gated(&running.id).await?;
-    parts.docker.put_marker(name, &marker.to_string()).await?;
+    let root = parts.engine.gated(&running.id).await?;
+    parts.engine.put_marker(name, &marker.to_string()).await?;
     Ok(root.prove(marker).await?)
 }

@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use blosm_migrate::helper::{HelperError, SourceLayer};
+use blosm_migrate::engine::SourceLayer;
+use blosm_migrate::helper::HelperError;
 use blosm_migrate::service::StopSignal;
 use blosm_migrate::transfer::Chunked;
 
@@ -88,7 +89,7 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Rounds of the container that the helper has been attached to.
+    /// Rounds of the container whose layer is held.
     pub(super) fn new(layer: SourceLayer) -> Self {
         Self {
             layer,

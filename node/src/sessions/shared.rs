@@ -82,7 +82,7 @@ async fn keep(parts: Arc<Parts>, service: Arc<Service>, gate: Arc<Gate>) {
                 tracing::info!(service = service.name, address = %running.address, "serving to all");
                 gate.set(Route::Local(running.address));
                 tokio::select! {
-                    () = launch::exit(&running) => {}
+                    () = launch::exit(&parts.engine, &running) => {}
                     () = parts.stop.cancelled() => return,
                 }
                 gate.hold();
@@ -101,7 +101,7 @@ async fn keep(parts: Arc<Parts>, service: Arc<Service>, gate: Arc<Gate>) {
 async fn run(parts: &Parts, service: &Service) -> Result<Running, LaunchError> {
     let id = label(service);
     let name = format!("blosm-shared-{}", service.name);
-    if parts.docker.inspect(&name).await?.is_none() {
+    if parts.engine.inspect(&name).await?.is_none() {
         let base = launch::base(parts, service).await?;
         let image = base.identity.config_digest.to_string();
         launch::create(parts, service, &base, &id, &name, &image, None).await?;

@@ -47,11 +47,13 @@ pub struct ResourcesView {
 /// The container engine.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineView {
+    /// `docker`, or `sim`: simulated containers.
+    pub runtime: &'static str,
     /// Whether it answers now.
     pub answers: bool,
     /// Its version.
     pub version: String,
-    /// `classic` or `containerd`.
+    /// `classic` or `containerd`, or `none`.
     pub store: String,
     /// Its storage driver.
     pub storage_driver: String,

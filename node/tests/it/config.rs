@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use blosm_migrate::engine::Runtime;
 use blosm_node::config::{Config, Overrides, default_toml};
 
 use crate::scratch::Scratch;
@@ -167,6 +168,29 @@ fn a_value_that_cannot_be_used_is_refused_with_its_key() {
             "{error:?} does not start with {start:?}"
         );
     }
+}
+
+#[test]
+fn containers_are_simulated_only_where_that_is_asked_for() {
+    assert_eq!(load(LOCATION).unwrap().engine.runtime, Runtime::Docker);
+    let sim = format!("{LOCATION}[engine]\nruntime = \"sim\"\n");
+    assert_eq!(load(&sim).unwrap().engine.runtime, Runtime::Sim);
+    let set = Overrides {
+        runtime: "sim".parse().ok(),
+        ..Overrides::default()
+    };
+    assert_eq!(load_with(LOCATION, &set).unwrap().engine.runtime, Runtime::Sim);
+    assert!(default_toml(&set).contains("\nruntime = \"sim\"\n"));
+    assert!(default_toml(&Overrides::default()).contains("\n#runtime = \"docker\"\n"));
+
+    let error = load(&sim.replace("sim", "podman")).unwrap_err();
+    assert!(error.contains("`docker` or `sim`"), "{error}");
+    // What has no image cannot move as one.
+    let error = load(&format!("{sim}[migration]\nmethod = \"image\"\n")).unwrap_err();
+    assert!(
+        error.starts_with("blosm.toml:6: migration.method: must be live with engine.runtime = \"sim\""),
+        "{error}"
+    );
 }
 
 const SERVICE: &str =

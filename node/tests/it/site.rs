@@ -1,7 +1,7 @@
 //! A data directory whose node really runs, beside an engine that holds nothing.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -24,12 +24,8 @@ impl Site {
     pub(crate) fn new() -> Site {
         let scratch = Scratch::new();
         scratch.network();
-        // The whole of 127/8 is this machine: a corner of it for each test, so that fixed ports meet nobody.
-        let [a, b, c, ..] = RandomState::new().hash_one(scratch.path("")).to_be_bytes();
-        let site = Site {
-            scratch,
-            ip: Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254)),
-        };
+        let ip = corner(&scratch);
+        let site = Site { scratch, ip };
         let key = site.scratch.path("authority.key");
         let socket = format!("unix://{}", site.socket().display());
         let [peers, gateway, api] = site.addresses();
@@ -149,6 +145,13 @@ impl Site {
     }
 }
 
+/// The whole of 127/8 is this machine: a corner of it for each test, so that fixed ports meet nobody. Some addresses after
+/// it are free as well.
+pub(crate) fn corner(scratch: &Scratch) -> Ipv4Addr {
+    let [a, b, c, ..] = RandomState::new().hash_one(scratch.path("")).to_be_bytes();
+    Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 240))
+}
+
 /// The whole answer to a GET with these further header lines.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> String {
@@ -158,16 +161,27 @@ pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> String {
 /// The same for any method, with a JSON body.
 #[track_caller]
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
+    try_send(address, method, path, headers, body).unwrap()
+}
+
+/// The same of a node that may not be there.
+pub(crate) fn try_send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n{headers}\r\n{body}",
         body.len()
     );
-    stream.write_all(request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The processes that this one has started and not waited for.

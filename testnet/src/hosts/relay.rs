@@ -45,7 +45,7 @@ pub(super) fn set(
     fs::rename(&new, &control).with_context(|| format!("{}", control.display()))?;
     if let Some(process) = known.filter(Process::alive) {
         // It has read the file by then.
-        std::thread::sleep(2 * LOOK);
+        pause(2 * LOOK);
         return Ok(process);
     }
     let program = shell::beside("blosm-testnet").context("there is no blosm-testnet beside this program")?;
@@ -61,7 +61,7 @@ pub(super) fn set(
                 fs::read_to_string(&log).unwrap_or_default().trim()
             );
         }
-        std::thread::sleep(Duration::from_millis(10));
+        pause(Duration::from_millis(10));
     }
     Ok(process)
 }
@@ -127,7 +127,7 @@ fn follow(control: &Path, quality: &Mutex<LinkQuality>) -> Result<()> {
             *lock(quality) = read(control)?;
             seen = now;
         }
-        std::thread::sleep(LOOK);
+        pause(LOOK);
     }
 }
 
@@ -218,11 +218,19 @@ impl Waiting {
                 drop(frames);
                 to.send(&frame)?;
             } else {
-                drop(frames);
-                std::thread::sleep(left);
+                let woken = self.more.wait_timeout(frames, left);
+                drop(woken.unwrap_or_else(PoisonError::into_inner));
             }
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "another process changes a file or a device, and tells nobody; no task runs on these threads"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// The next number from 0 up to 1 (xorshift64*): which packets are lost is no secret.

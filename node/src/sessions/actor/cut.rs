@@ -1,6 +1,6 @@
 //! The cut at the source, up to the signature, and the way back from it (rule 5).
 
-use blosm_migrate::docker::{EngineError, Opened, watch_exit};
+use blosm_migrate::docker::{EngineError, Opened};
 use blosm_migrate::image::{live_root, manifest_root};
 use blosm_migrate::recreate::{self, Base};
 use blosm_migrate::service::StopSignal;
@@ -151,7 +151,8 @@ impl Actor {
             // It has been started anew since: what the rounds brought is of another run.
             return Err(LaunchError::Ended(going.running.container.clone()));
         }
-        let watch = match watch_exit(pid, id).map_err(|source| EngineError::Watch { pid, source })? {
+        let watch = self.parts.engine.watch(pid, id);
+        let watch = match watch.map_err(|source| EngineError::Watch { pid, source })? {
             Opened::Watching(watch) => watch,
             Opened::NotThere => return Err(LaunchError::Ended(going.running.container.clone())),
         };
@@ -199,7 +200,7 @@ impl Actor {
         let (begin, last_answer) = self.hold_and_drain(going).await;
         self.parts.reports.event(&going.attempt, &self.id, "stop");
         let grace = going.service.stop.grace;
-        let stopping = self.parts.docker.stop(name, going.signal, grace).await;
+        let stopping = self.parts.engine.stop(name, going.signal, grace).await;
         if stopping.is_ok() {
             // As in `cut_live`.
             self.live = None;
@@ -212,11 +213,11 @@ impl Actor {
         let tag = reference
             .trim_start_matches(IMAGE_REPOSITORY)
             .trim_start_matches(':');
-        self.parts.docker.settled(name).await?;
+        self.parts.engine.settled(name).await?;
         let real = (&going.base.config.entrypoint, &going.base.config.cmd);
         let image = self
             .parts
-            .docker
+            .engine
             .commit(name, IMAGE_REPOSITORY, tag, real.0, real.1)
             .await?;
         let layers = self

@@ -60,7 +60,7 @@ impl Actor {
     async fn container(&mut self, service: &Service) -> Result<Result<String, LaunchError>, JournalClosed> {
         let record = self.record();
         if let Some(container) = &record.container {
-            match self.parts.docker.inspect(&container.name).await {
+            match self.parts.engine.inspect(&container.name).await {
                 Err(error) => return Ok(Err(error.into())),
                 Ok(None) if container.started => return Ok(Err(LaunchError::Absent(container.name.clone()))),
                 Ok(None) => {}
@@ -78,7 +78,7 @@ impl Actor {
                 .map_or_else(String::new, |container| container.name.clone());
             return Ok(Err(LaunchError::Absent(name)));
         }
-        let pinned = match self.parts.docker.pinned(&service.image).await {
+        let pinned = match self.parts.engine.pinned(&service.image).await {
             Ok(pinned) => pinned,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -122,7 +122,8 @@ impl Actor {
             // After this it can't be handed back: requests will have changed it.
             self.append(Entry::Routed { session: self.id }).await?;
         }
-        let (gone, gate, address) = (launch::exit(&running), self.slot.gate.clone(), running.address);
+        let gone = launch::exit(&self.parts.engine, &running);
+        let (gate, address) = (self.slot.gate.clone(), running.address);
         let exit = AbortOnDropHandle::new(tokio::spawn(async move {
             gone.await;
             // At once, not when this session's task has time: the engine may give the address to another container.
@@ -247,7 +248,7 @@ impl Actor {
         signal: StopSignal,
         grace: Duration,
     ) -> Result<(), EngineError> {
-        match self.parts.docker.stop(name, signal, grace).await {
+        match self.parts.engine.stop(name, signal, grace).await {
             Ok(_) | Err(EngineError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -301,7 +302,7 @@ impl Actor {
     /// Removes an image that only this session used. The pinned base is the operator's.
     pub(super) async fn drop_image(&self, image: &str) {
         if image.starts_with(super::super::IMAGE_REPOSITORY)
-            && let Err(error) = self.parts.docker.remove_image(image, false).await
+            && let Err(error) = self.parts.engine.remove_image(image, false).await
         {
             tracing::debug!(image, %error, "an image of a moved session is left");
         }

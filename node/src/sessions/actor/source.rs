@@ -119,7 +119,13 @@ impl Actor {
         let (way, no_live) = match self.grants.way(&attempt) {
             // Said again, because the first answer was lost.
             Some(way) if way.method() == wanted => (way, None),
-            _ => self.way(wanted).await,
+            _ => match self.way(wanted).await {
+                Ok(way) => way,
+                Err(refusal) => {
+                    self.tell_source(Input::Cancel { attempt, from })?;
+                    return Err(refusal);
+                }
+            },
         };
         let record = self.record();
         let image = record
@@ -143,19 +149,21 @@ impl Actor {
     }
 
     /// How this node gives the container to a member that wants it in that way.
-    async fn way(&self, wanted: Method) -> (Way, Option<NoLive>) {
+    async fn way(&self, wanted: Method) -> Result<(Way, Option<NoLive>), Refusal> {
         let stateless = self.service().is_some_and(|service| service.stateless);
         let running = self.live.as_ref().map(|live| &live.running);
+        let images = self.parts.engine.has_images();
         match (wanted, running) {
-            (Method::Stateless, _) if stateless => (Way::Stateless, None),
-            (Method::Live, Some(running)) => match self.parts.helper.source(&running.id).await {
-                Ok(layer) => (Way::live(Rounds::new(layer)), None),
+            (Method::Stateless, _) if stateless => Ok((Way::Stateless, None)),
+            (Method::Live, Some(running)) => match self.parts.engine.source(&running.id).await {
+                Ok(layer) => Ok((Way::live(Rounds::new(layer)), None)),
                 Err(error) => {
                     tracing::info!(session = %self.id, %error, "can't be given live");
-                    (Way::Image, Some(RoundError::no_live(&error)))
+                    let image = (Way::Image, Some(RoundError::no_live(&error)));
+                    images.then_some(image).ok_or(Refusal::NotReady)
                 }
             },
-            _ => (Way::Image, None),
+            _ => images.then_some((Way::Image, None)).ok_or(Refusal::NotReady),
         }
     }
 
@@ -295,7 +303,7 @@ impl Actor {
             gate.drain(service.request.timeout).await;
             let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
             let stopped = parts
-                .docker
+                .engine
                 .stop(&container.name, signal, service.stop.grace)
                 .await;
             if let Err(error) = stopped {

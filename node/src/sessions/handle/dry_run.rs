@@ -45,12 +45,17 @@ impl SessionsHandle {
             Err(error) => return Err(not_now(error.to_string())),
         };
         let assessed = assessed.ok_or_else(|| not_now(Refusal::Malformed.to_string()))?;
-        let sizes = parts.docker.layer_sizes(&image.id, diff_ids.len()).await;
+        let sizes = parts.engine.layer_sizes(&image.id, diff_ids.len()).await;
         let sizes = sizes.map_err(|error| not_now(error.to_string()))?;
         let missing = writable.saturating_add(lacking_bytes(&assessed.lacking, sizes.as_deref(), image.size));
-        let wanted = methods::fitting(method, Some(service));
-        let here = parts.methods.available();
-        let (method, fallback, why) = choose_method(wanted.as_str(), &here, &assessed.methods);
+        let wanted = parts.methods.fitting(method, Some(service));
+        let (method, fallback, why) = match parts.methods.no_images() {
+            None => choose_method(wanted.as_str(), &parts.methods.available(), &assessed.methods),
+            Some(why) => {
+                let fallback = (method == Method::Image).then(|| method.to_string());
+                (wanted.to_string(), fallback, why.to_owned())
+            }
+        };
         let load = Load {
             method: &method,
             missing,

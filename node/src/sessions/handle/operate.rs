@@ -247,14 +247,15 @@ impl SessionsHandle {
 
     /// The engine, and whether it answers now.
     pub async fn engine(&self) -> EngineView {
-        let docker = &self.0.parts.docker;
-        let info = docker.info();
+        let engine = &self.0.parts.engine;
+        let about = engine.about();
         EngineView {
-            answers: docker.alive().await,
-            version: info.version.clone(),
-            store: format!("{:?}", info.store).to_lowercase(),
-            storage_driver: info.storage_driver.clone(),
-            architecture: info.architecture.clone(),
+            runtime: engine.runtime().as_str(),
+            answers: engine.alive().await,
+            version: about.version,
+            store: about.store,
+            storage_driver: about.storage_driver,
+            architecture: about.architecture,
         }
     }
 }

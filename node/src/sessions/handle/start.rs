@@ -1,7 +1,5 @@
 //! The start of a node: which sessions it takes up, and which containers it stops.
 
-use blosm_migrate::image::LayerSource;
-
 use super::*;
 
 impl SessionsHandle {
@@ -11,8 +9,7 @@ impl SessionsHandle {
     /// The engine's list of containers can't be had: nothing was started then.
     pub(crate) async fn start(parts: Arc<Parts>) -> Result<Self, blosm_migrate::docker::EngineError> {
         let submit = Arc::new(Notify::new());
-        let store: Arc<dyn LayerSource> = Arc::new(parts.helper.clone());
-        let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool"), Some(store)));
+        let grants = Arc::new(Grants::new(parts.config.data_dir.join("spool")));
         // What earlier attempts have received is kept for the next one, for a while.
         tokio::spawn(super::super::incoming::folders::sweep(parts.clone()));
         let registry = Registry::new(parts.clone(), grants.clone(), submit.clone());
@@ -59,7 +56,7 @@ impl SessionsHandle {
             .collect();
         let mut remaining = BTreeSet::new();
         for container in parts
-            .docker
+            .engine
             .list(&[(LABEL_NETWORK, Some(&parts.network_label()))])
             .await?
         {
@@ -91,7 +88,7 @@ impl SessionsHandle {
                 );
                 let signal = blosm_migrate::service::StopSignal::SigTerm;
                 let stopped = parts
-                    .docker
+                    .engine
                     .stop(&container.id, signal, Duration::from_secs(2))
                     .await;
                 if let Err(error) = stopped {

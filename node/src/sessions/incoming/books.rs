@@ -157,7 +157,7 @@ impl Incoming {
     pub(super) async fn drop_staged(&mut self) {
         // Newest first: an engine keeps what another image stands on.
         for image in std::mem::take(&mut self.staged).into_iter().rev() {
-            if let Err(error) = self.parts.docker.remove_image(&image, false).await {
+            if let Err(error) = self.parts.engine.remove_image(&image, false).await {
                 tracing::debug!(image, %error, "a staged image is left");
             }
         }

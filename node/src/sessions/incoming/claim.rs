@@ -98,9 +98,14 @@ impl Incoming {
     /// The method that this node would use. Why it can't be the one that is wanted goes into the report.
     pub(super) fn wanted(&mut self, service: Option<&Service>) -> Method {
         let configured = self.parts.config.migration.method;
-        let wanted = methods::fitting(self.visit.how.method.unwrap_or(configured), service);
+        let asked = self.visit.how.method.unwrap_or(configured);
+        let wanted = self.parts.methods.fitting(asked, service);
+        let no_images = self.parts.methods.no_images();
+        if let (Method::Image, Some(why)) = (asked, no_images) {
+            self.report.fallback = Some(format!("image: {why}"));
+        }
         match (wanted, self.parts.methods.live()) {
-            (Method::Live, Live::Off(why)) => {
+            (Method::Live, Live::Off(why)) if no_images.is_none() => {
                 self.fall_back(why);
                 Method::Image
             }

@@ -9,7 +9,7 @@
 
 use std::io::{PipeWriter, Write};
 
-use blosm_migrate::helper::GatedRoot;
+use blosm_migrate::engine::GatedRoot;
 use blosm_migrate::image::live_root;
 use blosm_migrate::precopy::{self, Next, Precopy};
 use blosm_migrate::transfer::RoundManifest;
@@ -67,7 +67,7 @@ impl Incoming {
         running: Digest,
     ) -> Result<Gated, Ended> {
         let (name, session) = (self.container_name(epoch), self.visit.session);
-        let image = self.parts.docker.image(&running.to_string()).await?;
+        let image = self.parts.engine.image(&running.to_string()).await?;
         let image = image.ok_or_else(|| LaunchError::Absent(running.to_string()))?;
         let gate = launch::new_gate(&self.parts, &name)?;
         let id = launch::create(
@@ -81,7 +81,7 @@ impl Incoming {
         )
         .await?;
         let running = launch::start_gated(&self.parts, service, &name, id).await?;
-        let root = self.parts.helper.gated(&running.id).await?;
+        let root = self.parts.engine.gated(&running.id).await?;
         // A staged image that the container stands on stays as long as the container.
         self.container_image = self.staged.pop();
         let image_name = self.container_image.clone().unwrap_or(image.id);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 
 use blosm_migrate::docker::EngineError;
-use blosm_migrate::helper::Helper;
+use blosm_migrate::engine::Engine;
 use blosm_migrate::image::{Digest, chain_ids};
 use blosm_migrate::transfer::Seeds;
 use tokio::runtime::Handle;
@@ -18,11 +18,11 @@ const MAX_SEEDS: usize = 64;
 /// All layers here, the upper ones of each image first. They are read, one after another, as long as something is
 /// wanted; without a helper there are none.
 pub(super) async fn seeds(parts: &Parts) -> Result<Seeds, EngineError> {
-    let chains = parts.docker.chains().await?;
-    let (helper, runtime) = (parts.helper.clone(), Handle::current());
+    let chains = parts.engine.chains().await?;
+    let (engine, runtime) = (parts.engine.clone(), Handle::current());
     let layers = distinct(chains).into_iter().take(MAX_SEEDS);
     Ok(Box::new(layers.filter_map(move |chain| {
-        open(&helper, &runtime, &chain).map(|file| Box::new(file) as Box<dyn Read + Send>)
+        open(&engine, &runtime, &chain).map(|file| Box::new(file) as Box<dyn Read + Send>)
     })))
 }
 
@@ -42,9 +42,9 @@ fn distinct(chains: Vec<Vec<Digest>>) -> Vec<Vec<Digest>> {
 }
 
 /// On a thread that may block.
-fn open(helper: &Helper, runtime: &Handle, chain: &[Digest]) -> Option<File> {
+fn open(engine: &Engine, runtime: &Handle, chain: &[Digest]) -> Option<File> {
     let which = u16::try_from(chain.len().checked_sub(1)?).ok()?;
-    runtime.block_on(helper.layer(chain, which)).ok()
+    runtime.block_on(engine.layer(chain, which)).ok()
 }
 
 #[cfg(test)]

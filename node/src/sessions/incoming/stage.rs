@@ -16,7 +16,7 @@ impl Incoming {
     pub(super) async fn stage(&mut self, service: &Service, running: Digest) -> Result<Base, Ended> {
         let mut round = Round::default();
         let begin = Instant::now();
-        if let Err(error) = self.parts.docker.pinned(&service.image).await {
+        if let Err(error) = self.parts.engine.pinned(&service.image).await {
             let reference = match error {
                 ImageError::Absent { .. } => service.image.reference.clone(),
                 // The operator's name means another image here: it is not touched.
@@ -37,7 +37,7 @@ impl Incoming {
                 .await;
         }
         let base = launch::base(&self.parts, service).await?;
-        let held = self.parts.docker.image(&running.to_string()).await?;
+        let held = self.parts.engine.image(&running.to_string()).await?;
         if running != base.identity.config_digest && held.is_none() {
             let reference = format!("{IMAGE_REPOSITORY}:{}-base", hex::encode(self.visit.attempt));
             self.load(
@@ -83,7 +83,7 @@ impl Incoming {
             check_committed_config(&manifest.config, service, base)?;
         }
         let rtt = asked.elapsed();
-        let held = self.parts.docker.held_chains().await?;
+        let held = self.parts.engine.held_chains().await?;
         let lacking = held.lacking(&identity.diff_ids);
         // In the cut nothing is worth the time of looking for it.
         let seeds = match which {
@@ -100,7 +100,7 @@ impl Incoming {
         self.report.wire_bytes += manifest_bytes;
         self.count(&pulled.figures);
         let image = SparseImage::new(reference, manifest.config, &identity.diff_ids, &pulled.layers);
-        load(&self.parts.docker, image).await?;
+        self.parts.engine.load(image).await?;
         Ok(identity)
     }
 

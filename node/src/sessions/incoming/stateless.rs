@@ -13,7 +13,7 @@ impl Incoming {
         self.event("start");
         let begin = Instant::now();
         let (name, session) = (self.container_name(epoch), self.visit.session);
-        let image = self.parts.docker.pinned(&service.image).await?.id;
+        let image = self.parts.engine.pinned(&service.image).await?.id;
         launch::create(&self.parts, service, base, &session, &name, &image, None).await?;
         let running = launch::start(&self.parts, service, &name).await?;
         self.report.phases_ms.stage += millis(begin);
