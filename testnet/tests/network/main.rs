@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod clocks;
+mod page;
 mod partitions;
 mod road;
