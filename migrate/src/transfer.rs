@@ -29,7 +29,7 @@ pub use batch::{Batch, BatchError};
 pub use chunk::{Chunk, ChunkListError, Chunked, MAX_BLOB, MAX_CHUNK, MIN_CHUNK};
 pub use manifest::{ImageManifest, LayerManifest, ManifestError, RoundManifest};
 pub use pack::Pack;
-pub use pull::{Figures, Pull, PullError, Pulled, Seeds};
+pub use pull::{Figures, Pull, PullError, Pulled, SEEDS_FIRST, Seeds};
 pub use serve::{AttemptStores, LayerStore, ServeError};
 pub use window::Window;
 pub use wire::{BlobId, TransferBody, TransferRequest, TransferResponse, WhichImage, WireError};

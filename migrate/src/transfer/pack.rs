@@ -138,17 +138,23 @@ impl Pack {
     }
 
     /// Looks for wanted chunks in what is here anyway, and keeps those that it finds; stops when it has
-    /// all. Returns how many it found. A seed that cannot be read is passed over.
+    /// all, or when `go_on`, which hears how many bytes were looked through, says no. Returns how many it
+    /// found. A seed that cannot be read is passed over.
     ///
     /// # Errors
     /// The pack cannot be written.
-    pub fn seed<R: Read>(&self, wanted: &[Chunk], seeds: impl IntoIterator<Item = R>) -> io::Result<u64> {
+    pub fn seed<R: Read>(
+        &self,
+        wanted: &[Chunk],
+        seeds: impl IntoIterator<Item = R>,
+        mut go_on: impl FnMut(u64) -> bool,
+    ) -> io::Result<u64> {
         let mut missing: HashSet<Chunk> = wanted
             .iter()
             .filter(|chunk| !chunk.is_zero() && !self.holds(chunk))
             .copied()
             .collect();
-        let mut found = 0;
+        let (mut found, mut looked) = (0, 0);
         for seed in seeds {
             let mut cutter = Cutter::new(seed);
             loop {
@@ -163,6 +169,10 @@ impl Pack {
                         break;
                     }
                 };
+                looked += bytes.len() as u64;
+                if !go_on(looked) {
+                    return Ok(found);
+                }
                 let chunk = Chunk::of(bytes);
                 if missing.remove(&chunk) && self.put(&chunk, bytes)? {
                     found += 1;
@@ -327,9 +337,9 @@ mod tests {
             Box::new(io::Cursor::new(bytes)),
             Box::new(Untouched),
         ];
-        let found = pack.seed(&wanted, seeds).unwrap();
+        let found = pack.seed(&wanted, seeds, |_| true).unwrap();
         assert_eq!(found, wanted.len() as u64);
         assert!(wanted.iter().all(|chunk| pack.get(chunk).is_some()));
-        assert_eq!(pack.seed(&wanted, [Untouched]).unwrap(), 0);
+        assert_eq!(pack.seed(&wanted, [Untouched], |_| true).unwrap(), 0);
     }
 }

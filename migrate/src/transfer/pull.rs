@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::chunk::{self, Chunk, ChunkListError};
 use super::manifest::{ImageManifest, LayerManifest, ManifestError, RoundManifest};
@@ -26,6 +26,11 @@ mod plan;
 
 /// Pieces of a layer between the pull and its file; when full, the pull waits.
 const PIECES: usize = 8;
+
+/// So much of the seeds, in bytes, is looked through before anything is asked for, and the rest beside the
+/// pull: most of what is to be found is in the first, and a link does not wait for a disk that holds
+/// many images.
+pub const SEEDS_FIRST: u64 = 64 << 20;
 
 /// Gives readers of what is here anyway and may hold wanted chunks, the most promising first.
 pub type Seeds = Box<dyn Iterator<Item = Box<dyn Read + Send>> + Send>;
@@ -270,7 +275,8 @@ where
 
     /// Pulls those layers of a checked manifest that are lacking here. Dropping the future stops the
     /// pull; whole layers stay in the spool, and verified chunks in the pack. Their chunks are looked for in
-    /// `seeds` first; reading those costs time, so there are none for what a cut waits for.
+    /// `seeds`, of which the first [`SEEDS_FIRST`] bytes are read before anything is asked for; that costs
+    /// time, so there are none for what a cut waits for.
     ///
     /// # Errors
     /// The first thing that goes wrong; [`PullError::peer_fault`] says whose fault it is.
@@ -300,10 +306,13 @@ where
             pulled.figures.wire_bytes += paged;
             wanted.push((layer, chunks));
         }
-        if let Some(seeds) = seeds {
-            self.seed(wanted.iter().flat_map(|(_, chunks)| chunks), seeds)
-                .await?;
-        }
+        let _looking = match seeds {
+            Some(seeds) => {
+                let chunks = wanted.iter().flat_map(|(_, chunks)| chunks);
+                Some(self.seed(chunks, seeds).await)
+            }
+            None => None,
+        };
         for (layer, chunks) in wanted {
             let file = self.layer(layer.diff_id, &chunks, &mut pulled.figures).await?;
             pulled.layers.insert(layer.diff_id, file);
@@ -347,14 +356,34 @@ where
         tokio::task::spawn_blocking(look).await.ok().flatten()
     }
 
-    async fn seed(&self, wanted: impl Iterator<Item = &Chunk>, seeds: Seeds) -> Result<(), PullError> {
+    /// Looks for chunks in the seeds, on a thread of its own, as long as what is returned is kept. Waits
+    /// for the first of them.
+    async fn seed(&self, wanted: impl Iterator<Item = &Chunk>, seeds: Seeds) -> Arc<()> {
         let wanted: Vec<Chunk> = wanted.copied().collect();
         let pack = Arc::clone(&self.pack);
-        let looking = tokio::task::spawn_blocking(move || pack.seed(&wanted, seeds));
-        let found = looking.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let found = found.map_err(|source| PullError::io(self.pack.path(), source))?;
-        tracing::debug!(found, "chunks found in what is here");
-        Ok(())
+        let kept = Arc::new(());
+        let still = Arc::downgrade(&kept);
+        let (tell, first) = oneshot::channel();
+        let (mut tell, mut since) = (Some(tell), Instant::now());
+        tokio::task::spawn_blocking(move || {
+            let go_on = |looked| {
+                if looked >= SEEDS_FIRST {
+                    // Whoever waits for the first of them hears it by this end's going.
+                    drop(tell.take());
+                    // Half of the time is left to the pull, and to those who are served here.
+                    std::thread::sleep(since.elapsed());
+                }
+                since = Instant::now();
+                still.strong_count() > 0
+            };
+            match pack.seed(&wanted, seeds, go_on) {
+                Ok(found) => tracing::debug!(found, "chunks found in what is here"),
+                // The pull writes to the same place and says it.
+                Err(error) => tracing::debug!(%error, "the seeds were not looked through"),
+            }
+        });
+        let _: Result<(), _> = first.await;
+        kept
     }
 
     /// A blob's list of chunks, whose beginning is known, and the bytes that the rest took.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use blosm_migrate::Digest;
 use blosm_migrate::transfer::{
-    AttemptStores, MAX_CHUNK, Pack, Pull, PullError, Pulled, Seeds, TransferRequest, TransferResponse,
-    WhichImage,
+    AttemptStores, MAX_CHUNK, Pack, Pull, PullError, Pulled, SEEDS_FIRST, Seeds, TransferBody,
+    TransferRequest, TransferResponse, WhichImage,
 };
 use tokio::sync::Mutex;
 
@@ -184,4 +184,83 @@ async fn what_is_in_another_layer_or_a_seed_is_not_asked_for() {
     );
     // Not the seed's two megabytes, not the zeros, and nothing of the first layer again.
     assert!(figures.chunk_bytes < 1 << 20, "{figures:?}");
+}
+
+/// A seed that is read only once chunks were asked for, and tells when it has been read or was given up.
+struct Late<R> {
+    bytes: R,
+    asked: Arc<AtomicBool>,
+    gone: Arc<AtomicBool>,
+}
+
+impl<R: std::io::Read> std::io::Read for Late<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        wait_for(&self.asked)?;
+        self.bytes.read(buffer)
+    }
+}
+
+impl<R> Drop for Late<R> {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::SeqCst);
+    }
+}
+
+fn wait_for(flag: &AtomicBool) -> std::io::Result<()> {
+    for _ in 0..60_000 {
+        if flag.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(std::io::ErrorKind::TimedOut.into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_does_not_wait_for_many_seeds_and_does_not_bring_what_they_hold() {
+    let (fresh, known) = (noise(6 << 20, 6), noise(6 << 20, 7));
+    let layer = [fresh, known.clone()].concat();
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (offered, diff_ids) = stores(from.path(), std::slice::from_ref(&layer)).await;
+    let source = Counting::new(offered, u64::MAX);
+    let flag = || Arc::new(AtomicBool::new(false));
+    let (asked, read, given_up) = (flag(), flag(), flag());
+    let late = Late {
+        bytes: std::io::Cursor::new(known),
+        asked: asked.clone(),
+        gone: read.clone(),
+    };
+    let endless = Late {
+        bytes: std::io::repeat(1),
+        asked: asked.clone(),
+        gone: given_up.clone(),
+    };
+    let many = std::io::Read::take(std::io::repeat(0), SEEDS_FIRST);
+    let seeds: Vec<Box<dyn std::io::Read + Send>> = vec![Box::new(many), Box::new(late), Box::new(endless)];
+    let (asked, read, source) = (&asked, &read, &source);
+    let fetch = |request: TransferRequest| async move {
+        if let TransferBody::Chunks { .. } = request.body {
+            asked.store(true, Ordering::SeqCst);
+            // The first answers come when the seed was read: what it holds is not asked for yet.
+            while !read.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        source.answer(request).await
+    };
+    let pull = Pull::new([1; 16], to.path(), pack(to.path()), fetch);
+    let (manifest, _, _) = pull.manifest(WhichImage::Final).await.unwrap();
+    let pulled = pull
+        .layers(&manifest, &diff_ids, Some(Box::new(seeds.into_iter())))
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read(&pulled.layers[&diff_ids[0]].path).unwrap(), layer);
+    let figures = pulled.figures;
+    assert!(figures.chunk_bytes < 7 << 20, "{figures:?}");
+    assert!(figures.chunk_bytes >= 6 << 20, "{figures:?}");
+    // The last seed has no end: it is looked through as long as something is wanted.
+    tokio::task::spawn_blocking(move || wait_for(&given_up))
+        .await
+        .unwrap()
+        .unwrap();
 }

@@ -177,6 +177,8 @@ pub struct Round {
     pub wire_bytes: u64,
     /// Time.
     pub ms: f64,
+    /// The part of it in which they were fetched: not what the source prepared before, nor the engine's load.
+    pub pull_ms: f64,
 }
 
 /// Phases in their order.

@@ -81,7 +81,10 @@ impl Hand<'_> {
             contact.put_to_work().await?;
             let quiet = unix_ms();
             sleep(QUIET).await;
-            let start = Layer::of(source, &self.name).await?;
+            let start = match turn.method.keeps_state() {
+                true => Some(Layer::of(source, &self.name).await?),
+                false => None,
+            };
             let mut report = row::report(&site.subject(turn));
             let began = unix_ms();
             car.leave_source();
@@ -89,11 +92,13 @@ impl Hand<'_> {
             car.until_answered_there().await?;
             set_ms(&mut report, "start", moved);
             sleep(AFTER).await;
-            let cut = Layer::of(source, &self.name).await?;
-            let moves = turn.method.keeps_state();
-            let floor =
-                tokio::task::spawn_blocking(move || moves.then(|| Floor::of(&start, &cut)).transpose());
-            let floor = floor.await??;
+            let floor = match start {
+                Some(start) => {
+                    let cut = Layer::of(source, &self.name).await?;
+                    Some(tokio::task::spawn_blocking(move || Floor::of(&start, &cut)).await??)
+                }
+                None => None,
+            };
             let (seen, traffic) = tokio::try_join!(car.finish(), traffic.finish())?;
             let log = ServiceLog::parse(&contact.log().await?)?;
             let gap = Gap::of(&seen.records, |record| record.to == 0, |record| record.to == 1);
@@ -113,6 +118,7 @@ impl Hand<'_> {
                 car: seen,
                 traffic,
                 floor,
+                link_bytes: None,
                 log,
             };
             Ok(row::completed(&site.subject(turn), run))

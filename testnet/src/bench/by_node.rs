@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bollard::query_parameters::RemoveImageOptions;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -19,11 +20,12 @@ use crate::service_log::ServiceLog;
 
 /// The session of the car beside it.
 const TRAFFIC: &str = "counter";
-/// The longest that a move may take.
+/// The longest that a move may take, and one with a base image.
 const MOVE: Duration = Duration::from_secs(300);
+const COLD_MOVE: Duration = Duration::from_secs(3600);
 const LOOK: Duration = Duration::from_millis(200);
 /// The longest that a closed session's container may take to go.
-const GONE: Duration = Duration::from_secs(15);
+const GONE: Duration = Duration::from_secs(60);
 
 /// Opens two sessions at the source, moves one of them, and closes both.
 ///
@@ -31,6 +33,9 @@ const GONE: Duration = Duration::from_secs(15);
 /// A session could not be opened, or the container did not move.
 pub(super) async fn run(site: &Site, turn: &Turn) -> Result<Value> {
     let service = site.images[turn.image].service(turn.method);
+    if !turn.base_cached {
+        without_base(site, turn).await?;
+    }
     let car = Ride::through_gateways(site, &service, turn.from, turn.to).await?;
     let contact = car.contact.clone();
     let session = contact.session().await?;
@@ -63,7 +68,9 @@ pub(super) async fn traffic(site: &Site, turn: &Turn) -> Result<Ride> {
 
 async fn measure(site: &Site, turn: &Turn, car: Ride, traffic: Ride, session: &str) -> Result<Value> {
     let contact = car.contact.clone();
-    contact.put_to_work().await?;
+    if turn.base_cached {
+        contact.put_to_work().await?;
+    }
     let quiet = unix_ms();
     sleep(QUIET).await;
     let engine = site.engine(turn.from);
@@ -72,11 +79,19 @@ async fn measure(site: &Site, turn: &Turn, car: Ride, traffic: Ride, session: &s
         .iter()
         .find(|container| container.running && container.session.as_deref() == Some(session))
         .with_context(|| format!("host{} runs the session's container", turn.from))?;
-    let start = Layer::of(&engine, &container.id).await?;
+    // Reading tens of thousands of files takes seconds: only what moves is read.
+    let layer_moves = turn.method.keeps_state() && turn.base_cached;
+    let start = match layer_moves {
+        true => Some(Layer::of(&engine, &container.id).await?),
+        false => None,
+    };
+    let road = site.testnet.state().road();
+    let sent = road.sent_bytes(turn.from)?;
     let report = order(site, turn, session).await?;
+    let link_bytes = road.sent_bytes(turn.from)? - sent;
     let began = report["started_unix_ms"].as_f64().unwrap_or_else(unix_ms);
     // The former owner's container is stopped now, and stays for a few seconds.
-    let cut = match turn.method.keeps_state() {
+    let cut = match layer_moves {
         true => Layer::of(&engine, &container.id).await.ok(),
         false => None,
     };
@@ -89,7 +104,9 @@ async fn measure(site: &Site, turn: &Turn, car: Ride, traffic: Ride, session: &s
         |record| record.node.as_deref() == Some(&source),
         |record| record.node.as_deref() == Some(&destination),
     );
-    let floor = tokio::task::spawn_blocking(move || cut.map(|cut| Floor::of(&start, &cut)).transpose());
+    let layers = start.zip(cut);
+    let floor = move || layers.map(|(start, cut)| Floor::of(&start, &cut)).transpose();
+    let floor = tokio::task::spawn_blocking(floor);
     let run = Run {
         report,
         began,
@@ -98,6 +115,7 @@ async fn measure(site: &Site, turn: &Turn, car: Ride, traffic: Ride, session: &s
         car: seen,
         traffic: beside,
         floor: floor.await??,
+        link_bytes: Some(link_bytes),
         log: ServiceLog::parse(&contact.log().await?)?,
     };
     Ok(row::completed(&site.subject(turn), run))
@@ -123,10 +141,11 @@ async fn order(site: &Site, turn: &Turn, session: &str) -> Result<Value> {
     let id = answer["id"]
         .as_str()
         .context("`blosm migrate --json` names the attempt")?;
-    let deadline = Instant::now() + MOVE;
+    let longest = if turn.base_cached { MOVE } else { COLD_MOVE };
+    let deadline = Instant::now() + longest;
     while running(site, turn, id).await {
         if Instant::now() > deadline {
-            bail!("attempt {id} is not over after {MOVE:?}");
+            bail!("attempt {id} is not over after {longest:?}");
         }
         sleep(LOOK).await;
     }
@@ -156,6 +175,27 @@ async fn running(site: &Site, turn: &Turn, id: &str) -> bool {
     ![source, destination]
         .into_iter()
         .any(|over| over.unwrap_or(false))
+}
+
+/// Removes from the destination the base image that an earlier run has brought there.
+async fn without_base(site: &Site, turn: &Turn) -> Result<()> {
+    let (engine, tag) = (site.engine(turn.to), &site.images[turn.image].tag);
+    let deadline = Instant::now() + GONE;
+    while engine.images().await?.contains(tag) {
+        let removed = engine
+            .client()?
+            .remove_image(tag, None::<RemoveImageOptions>, None)
+            .await;
+        match removed {
+            Ok(_) => {}
+            // Containers of an earlier run are still going.
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("host{} keeps {tag}", turn.to));
+            }
+            Err(_) => sleep(LOOK).await,
+        }
+    }
+    Ok(())
 }
 
 /// Waits until no container of the session runs at the host that took it.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::bars::over_iperf3;
 use super::plan::Method;
 use crate::car::Record;
 
@@ -74,31 +75,60 @@ impl Gap {
     }
 }
 
-/// The figure of all completed rows of an image and method.
-pub(super) fn column(rows: &[Value], image: &str, method: Method, field: &str) -> Vec<f64> {
-    completed(rows, image, method)
-        .filter_map(|row| row[field].as_f64())
-        .collect()
+/// The runs that are one line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Case {
+    /// The image's name.
+    pub(super) image: String,
+    /// How the container moves.
+    pub(super) method: Method,
+    /// The destination has the base image.
+    pub(super) base_cached: bool,
 }
 
-/// The completed rows of an image and method.
-pub(super) fn completed<'a>(
-    rows: &'a [Value],
-    image: &str,
-    method: Method,
-) -> impl Iterator<Item = &'a Value> {
-    rows.iter().filter(move |row| {
-        row["image"] == image && row["method"] == method.as_str() && row["outcome"] == "completed"
-    })
+impl Case {
+    /// With a base image that both hosts have.
+    pub(super) fn cached(image: &str, method: Method) -> Case {
+        Case {
+            image: image.to_owned(),
+            method,
+            base_cached: true,
+        }
+    }
+
+    /// Whether a row is of these runs.
+    pub(super) fn has(&self, row: &Value) -> bool {
+        row["image"] == self.image.as_str()
+            && row["method"] == self.method.as_str()
+            && row["base_cached"] == self.base_cached
+    }
+
+    /// The figure of all of its completed rows.
+    pub(super) fn column(&self, rows: &[Value], field: &str) -> Vec<f64> {
+        self.completed(rows)
+            .filter_map(|row| row[field].as_f64())
+            .collect()
+    }
+
+    /// Its completed rows.
+    pub(super) fn completed<'a>(&'a self, rows: &'a [Value]) -> impl Iterator<Item = &'a Value> {
+        completed(rows).filter(move |row| self.has(row))
+    }
 }
 
-/// The document's ratios, of medians, of the first image where nothing else is said. One of which a part was not
-/// measured is null.
+/// The completed rows.
+pub(super) fn completed(rows: &[Value]) -> impl Iterator<Item = &Value> {
+    rows.iter().filter(|row| row["outcome"] == "completed")
+}
+
+/// The document's ratios, of medians, of the first image where nothing else is said, and of a base image that both
+/// hosts have but for the last one. One of which a part was not measured is null.
 pub(super) fn ratios(rows: &[Value], images: &[String]) -> Value {
     let (Some(small), Some(large)) = (images.first(), images.last()) else {
         return json!({});
     };
-    let middle = |image: &str, method, field| median(&column(rows, image, method, field));
+    let middle = |image: &str, method, field| median(&Case::cached(image, method).column(rows, field));
+    let staged: Vec<f64> = completed(rows).filter_map(over_iperf3).collect();
     let ratio = |above: Option<f64>, below: Option<f64>| {
         above
             .zip(below)
@@ -123,6 +153,7 @@ pub(super) fn ratios(rows: &[Value], images: &[String]) -> Value {
             middle(small, Method::Live, "total_ms"),
             middle(small, Method::Live, "floor_ms"),
         ),
+        "stage_goodput_over_iperf3": median(&staged),
     })
 }
 
@@ -194,7 +225,7 @@ mod tests {
     fn ratios_are_of_medians_and_of_completed_rows() {
         let row = |image: &str, method: &str, downtime: f64, total: f64| {
             json!({"image": image, "method": method, "outcome": "completed", "downtime_ms": downtime,
-                "total_ms": total, "floor_ms": 5.0})
+                "total_ms": total, "floor_ms": 5.0, "base_cached": true})
         };
         let mut rows = vec![
             row("small", "live", 10.0, 8.0),
@@ -203,14 +234,26 @@ mod tests {
             row("2GB", "live", 22.0, 11.0),
             row("small", "registry", 2000.0, 30.0),
         ];
-        rows.push(json!({"image": "small", "method": "live", "outcome": "aborted", "downtime_ms": 9999.0}));
+        rows.push(
+            json!({"image": "small", "method": "live", "outcome": "aborted", "downtime_ms": 9999.0,
+            "base_cached": true}),
+        );
+        // A base that is not there changes nothing but its own ratio.
+        for goodput in [30.0, 38.0] {
+            let mut cold = row("small", "live", 9999.0, 9999.0);
+            cold["base_cached"] = false.into();
+            cold["stage_goodput_mbit"] = goodput.into();
+            cold["goodput_mbit"] = 40.0.into();
+            rows.push(cold);
+        }
         let images = ["small".to_owned(), "2GB".to_owned()];
         assert_eq!(
             ratios(&rows, &images),
             json!({"downtime_registry_over_live": 100.0, "total_registry_over_live": 3.0,
-                "downtime_large_over_small": 1.1, "total_over_floor": 2.0})
+                "downtime_large_over_small": 1.1, "total_over_floor": 2.0, "stage_goodput_over_iperf3": 0.85})
         );
-        let alone = ratios(&rows[3..], &images[..1]);
+        let alone = ratios(&rows[3..6], &images[..1]);
+        assert_eq!(alone["stage_goodput_over_iperf3"], Value::Null);
         assert_eq!(alone["downtime_registry_over_live"], Value::Null);
         assert_eq!(alone["downtime_large_over_small"], Value::Null);
     }

@@ -1,15 +1,17 @@
-//! What the shaped link between two hosts carries, as iperf3 measures it.
+//! What the shaped link between two hosts carries, as iperf3 measures it, and how late it delivers.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::config::GATEWAY_PORT;
 use crate::hosts::{Namespace, address};
 use crate::shell;
 use crate::testnet::Testnet;
@@ -17,6 +19,8 @@ use crate::testnet::Testnet;
 /// How long it sends, in seconds; the first one is the connection's slow start and does not count.
 const SECONDS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Handshakes of which the quickest tells the link's delay.
+const HANDSHAKES: usize = 20;
 
 /// Megabits per second of TCP payload from one host to another.
 ///
@@ -37,6 +41,27 @@ pub(super) async fn goodput(testnet: &Testnet, from: usize, to: usize) -> Result
     // It ends by itself after its one test.
     let _ = timeout(PATIENCE, server.wait()).await;
     received_mbit(&report)
+}
+
+/// How late a packet arrives on the idle link, one way, in milliseconds: half of the quickest TCP handshake with the
+/// other host's gateway.
+///
+/// # Errors
+/// Nobody listens there.
+pub(super) async fn delay_ms(testnet: &Testnet, from: usize, to: usize) -> Result<f64> {
+    let gateway = SocketAddr::from((address(to), GATEWAY_PORT));
+    let shake = move || async move {
+        let mut quickest = PATIENCE;
+        for _ in 0..HANDSHAKES {
+            let begin = Instant::now();
+            TcpStream::connect(gateway).await?;
+            quickest = quickest.min(begin.elapsed());
+        }
+        Ok::<_, std::io::Error>(quickest)
+    };
+    let quickest = testnet.state().namespace(from).run(shake).await?;
+    let quickest = quickest.with_context(|| format!("connecting to {gateway}"))?;
+    Ok(quickest.as_secs_f64() * 1000.0 / 2.0)
 }
 
 async fn client(source: &Namespace, to: Ipv4Addr) -> Result<Value> {

@@ -8,6 +8,7 @@
 //! requests cross the same link meanwhile. Apart from that, [`faults`] tells what becomes of a session when a part dies.
 
 mod authority;
+mod bars;
 mod by_hand;
 mod by_node;
 pub mod faults;
@@ -36,6 +37,7 @@ use crate::process::tail;
 use crate::shell;
 use crate::teller::Teller;
 use faults::Faults;
+use figures::Case;
 use plan::{Method, Size, Turn, turns};
 use site::{Needs, Site};
 
@@ -73,6 +75,12 @@ pub struct Migrate {
     /// Runs of live and stateless for each image; of image, registry and restart 3, of save-load 1 at most
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
+    /// A base image that the destination does not have, whose coming is measured beside the live method
+    #[arg(long, default_value = "264MB", value_name = "SIZE")]
+    cold: Size,
+    /// Runs with it
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    cold_runs: u32,
     /// Which methods [default: all]
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     methods: Vec<Method>,
@@ -106,10 +114,15 @@ async fn migrate(options: Migrate) -> Result<()> {
         options.methods.clone()
     };
     preflight(&methods)?;
+    let cold_runs = match methods.contains(&Method::Live) {
+        true => options.cold_runs,
+        false => 0,
+    };
     let needs = Needs {
         dir: options.dir.clone(),
         rate: Rate::mbit(options.link_mbit),
         images: sizes(&options.images),
+        cold: (cold_runs > 0).then(|| options.cold.clone()),
         methods: methods.clone(),
         authority_delay: Duration::from_millis(options.authority_delay_ms),
         authority_stopped: options.authority_stopped,
@@ -121,17 +134,25 @@ async fn migrate(options: Migrate) -> Result<()> {
         site: &site,
         teller: &teller,
     };
-    let rows = bench
-        .all(&turns(needs.images.len(), &methods, options.runs))
-        .await?;
+    let mut turns = turns(needs.images.len(), &methods, options.runs);
+    turns.extend(plan::cold(needs.images.len(), cold_runs));
+    let rows = bench.all(&turns).await?;
     let ratios = figures::ratios(&rows, &bench.names);
-    print!("{}", table::render(&rows, &bench.names, &methods, &ratios));
+    let bars = bars::bars(&rows, &ratios);
+    print!("{}", table::render(&rows, &bench.cases(&methods), &ratios));
+    print!("{}", bars::render(&bars));
     site.testnet.down()?;
     teller.say("end");
-    match rows.iter().filter(|row| row["outcome"] != "completed").count() {
-        0 => Ok(()),
-        broken => bail!("{broken} of {} runs did not complete", rows.len()),
+    let broken = rows.iter().filter(|row| row["outcome"] != "completed").count();
+    let missed = bars.iter().filter(|bar| bar.holds() == Some(false)).count();
+    if broken + missed > 0 {
+        bail!(
+            "{broken} of {} runs did not complete, and {missed} of {} bars are missed",
+            rows.len(),
+            bars.len()
+        );
     }
+    Ok(())
 }
 
 /// What the bench needs beyond a testnet.
@@ -167,6 +188,19 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
+    /// The lines of the table.
+    fn cases(&self, methods: &[Method]) -> Vec<Case> {
+        let cold = Case {
+            base_cached: false,
+            ..Case::cached(&self.options.cold.name, Method::Live)
+        };
+        let of = self
+            .names
+            .iter()
+            .flat_map(|name| methods.iter().map(move |method| Case::cached(name, *method)));
+        of.chain([cold]).collect()
+    }
+
     /// Does all runs and writes the document after each.
     async fn all(&self, turns: &[Turn]) -> Result<Vec<Value>> {
         let mut rows = Vec::new();
@@ -176,10 +210,11 @@ impl Measuring<'_> {
                 continue;
             }
             let what = format!(
-                "{}/{} {} by {}, run {}, host{} -> host{}",
+                "{}/{} {}{} by {}, run {}, host{} -> host{}",
                 index + 1,
                 turns.len(),
-                self.names[turn.image],
+                self.site.images[turn.image].size,
+                if turn.base_cached { "" } else { " cold" },
                 turn.method.as_str(),
                 turn.run,
                 turn.from,
@@ -229,28 +264,34 @@ impl Measuring<'_> {
     fn document(&self, rows: &[Value]) -> Value {
         let from = |host| self.site.goodput_mbit(host);
         let [a, b] = site::MOVERS;
+        let ratios = figures::ratios(rows, &self.names);
+        let bars = bars::bars(rows, &ratios);
         json!({
             "link_mbit": self.options.link_mbit,
-            "link_delay_ms": 0,
+            "link_delay_ms": self.site.link_delay_ms,
             "goodput_mbit": [from(a), from(b)],
             "authority_delay_ms": self.options.authority_delay_ms,
             "authority_stopped": self.options.authority_stopped,
             "rows": rows,
-            "ratios": figures::ratios(rows, &self.names),
+            "ratios": ratios,
+            "bars": bars.iter().map(bars::Bar::json).collect::<Vec<_>>(),
         })
     }
 }
 
 fn summary(row: &Value) -> String {
     let figure = |field: &str| row[field].as_f64().unwrap_or(0.0);
+    let staged = row["stage_goodput_mbit"].as_f64();
+    let staged = staged.map(|mbit| format!(", the base came at {mbit:.1} Mbit/s"));
     format!(
-        "downtime {:.0} ms, total {:.2} s (floor {:.2}), {:.1} MB on the wire, {} failed, {} interrupted",
+        "downtime {:.0} ms, total {:.2} s (floor {:.2}), {:.1} MB on the wire, {} failed, {} interrupted{}",
         figure("downtime_ms"),
         figure("total_ms") / 1000.0,
         figure("floor_ms") / 1000.0,
         figure("wire_bytes") / 1e6,
         row["car"]["failed"],
         row["car"]["interrupted"],
+        staged.unwrap_or_default(),
     )
 }
 

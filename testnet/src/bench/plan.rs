@@ -125,9 +125,24 @@ pub(super) struct Turn {
     pub(super) from: usize,
     /// The host that takes.
     pub(super) to: usize,
+    /// The destination has the base image.
+    pub(super) base_cached: bool,
 }
 
-/// All runs: image by image, the methods in turn, so that what drifts on the machine hits all of them. A node's moves
+/// Runs of the live method to a destination that does not have that base image. Only one host has it: they all go the
+/// same way.
+pub(super) fn cold(image: usize, runs: u32) -> impl Iterator<Item = Turn> {
+    (1..=runs).map(move |run| Turn {
+        image,
+        method: Method::Live,
+        run,
+        from: 2,
+        to: 3,
+        base_cached: false,
+    })
+}
+
+/// All runs with base images that both hosts have: image by image, the methods in turn, so that what drifts on the machine hits all of them. A node's moves
 /// go there and back; a person's go to the host with the registry.
 pub(super) fn turns(images: usize, methods: &[Method], runs: u32) -> Vec<Turn> {
     let mut turns = Vec::new();
@@ -142,6 +157,7 @@ pub(super) fn turns(images: usize, methods: &[Method], runs: u32) -> Vec<Turn> {
                     run,
                     from,
                     to,
+                    base_cached: true,
                 });
             }
         }
@@ -185,5 +201,12 @@ mod tests {
         let pushes = turns.iter().filter(|t| t.method == Method::Registry);
         assert!(pushes.into_iter().all(|t| (t.from, t.to) == (2, 3)));
         assert_eq!(super::turns(1, all, 1).len(), 6);
+        assert!(turns.iter().all(|turn| turn.base_cached));
+        let cold: Vec<Turn> = cold(2, 2).collect();
+        assert!(
+            cold.iter()
+                .all(|t| !t.base_cached && t.image == 2 && (t.from, t.to) == (2, 3))
+        );
+        assert_eq!(cold.iter().map(|t| t.run).collect::<Vec<_>>(), [1, 2]);
     }
 }

@@ -240,6 +240,16 @@ impl Seen {
         )
     }
 
+    /// The longest latency of successes that were to be sent between two times of the wall clock.
+    pub(super) fn slowest_ms(&self, begin: f64, end: f64) -> f64 {
+        let within = begin - self.origin_unix_ms..end - self.origin_unix_ms;
+        self.records
+            .iter()
+            .filter(|r| r.ok() && within.contains(&r.intended_ms))
+            .filter_map(Record::latency_ms)
+            .fold(0.0, f64::max)
+    }
+
     /// The longest latency of successes that were under way between two times of the wall clock.
     pub(super) fn longest_ms(&self, begin: f64, end: f64) -> f64 {
         let (begin, end) = (begin - self.origin_unix_ms, end - self.origin_unix_ms);

@@ -40,6 +40,8 @@ pub(super) struct Run {
     pub(super) traffic: Seen,
     /// The least for the link; none where no layer moves or none was there to be read.
     pub(super) floor: Option<Floor>,
+    /// What left the source's host while `blosm` moved the container, with headers and all else.
+    pub(super) link_bytes: Option<u64>,
     /// The service's log at the destination.
     pub(super) log: ServiceLog,
 }
@@ -96,6 +98,7 @@ pub(super) fn completed(subject: &Subject, run: Run) -> Value {
         .method
         .keeps_state()
         .then(|| run.log.check(&answered).holds_but_for(&failed));
+    let quiet_end = run.quiet + QUIET.as_secs_f64() * 1000.0;
     let share = |us: Option<u64>| us.map(|us| us as f64 / 1000.0);
     // The run that served last, and the one before it if the log came along.
     let mut runs = run.log.runs.iter().rev();
@@ -114,7 +117,9 @@ pub(super) fn completed(subject: &Subject, run: Run) -> Value {
             "changed_bytes": floor.changed,
             "changed_zstd_bytes": floor.changed_packed,
         })),
-        "traffic_p99_quiet_ms": run.traffic.p99_ms(run.quiet, run.quiet + QUIET.as_secs_f64() * 1000.0),
+        "stage_goodput_mbit": if turn.base_cached { None } else { stage_goodput(&run.report) },
+        "link_bytes": run.link_bytes,
+        "traffic_p99_quiet_ms": run.traffic.p99_ms(run.quiet, quiet_end),
         "traffic_p99_during_ms": run.traffic.p99_ms(run.began, served),
         "service_share": service,
         "car": {
@@ -122,12 +127,21 @@ pub(super) fn completed(subject: &Subject, run: Run) -> Value {
             "failed": failed.len(),
             "interrupted": interrupted,
             "max_stall_ms": stall,
+            "max_quiet_ms": run.car.slowest_ms(run.quiet, quiet_end),
             "gap_ms": run.gap.ms,
             "log_contiguous": contiguous,
         },
         "traffic": {"sent": run.traffic.records.len(), "failed": run.traffic.numbers().1.len()},
     });
     seen(run.report, subject, beside)
+}
+
+/// Megabits per second at which the base came: its bytes as they crossed the link, over the time in which they were
+/// fetched. The first round is the staging.
+fn stage_goodput(report: &Value) -> Option<f64> {
+    let round = &report["rounds"][0];
+    let (bytes, ms) = (round["wire_bytes"].as_f64()?, round["pull_ms"].as_f64()?);
+    (ms > 0.0).then(|| bytes * 8.0 / (ms * 1000.0))
 }
 
 /// The row of a run that failed.
@@ -149,7 +163,7 @@ fn seen(report: Value, subject: &Subject, beside: Value) -> Value {
         "run": turn.run,
         "from": format!("host{}", turn.from),
         "to": format!("host{}", turn.to),
-        "base_cached": true,
+        "base_cached": turn.base_cached,
         "goodput_mbit": subject.goodput_mbit,
     });
     for part in [always, beside] {
@@ -173,6 +187,7 @@ mod tests {
             run: 1,
             from: 2,
             to: 3,
+            base_cached: true,
         };
         Subject {
             image: "small".into(),
@@ -218,6 +233,7 @@ mod tests {
             gap: Gap::of(&records, |r| r.to == 0, |r| r.to == 1).unwrap(),
             car: Seen::at(1000.0, records.clone()),
             traffic: Seen::at(1000.0, records),
+            link_bytes: Some(7_000_000),
             floor: Some(Floor {
                 layer: 50_000_000,
                 layer_packed: 4_000_000,
@@ -242,6 +258,8 @@ mod tests {
             (Some(310.0), Some(310.0))
         );
         assert_eq!(row["car"]["max_stall_ms"].as_f64(), Some(301.0));
+        // The quiet time is over before the last of them is sent: all of the waiting is in it.
+        assert_eq!(row["car"]["max_quiet_ms"].as_f64(), Some(301.0));
         assert_eq!(
             (row["total_ms"].as_f64(), row["reported_total_ms"].as_f64()),
             (Some(351.0), Some(345.0))
@@ -255,6 +273,25 @@ mod tests {
         );
         assert!(
             row["traffic_p99_during_ms"].as_f64() > row["traffic_p99_quiet_ms"].as_f64().map(|q| q / 2.0)
+        );
+    }
+
+    #[test]
+    fn a_cold_base_comes_at_what_was_fetched_over_the_time_of_fetching() {
+        let mut subject = subject(Method::Live);
+        let mut report = report(&subject);
+        report["rounds"] = json!([
+            {"bytes": 9_000_000, "wire_bytes": 5_000_000, "ms": 3000.0, "pull_ms": 1000.0},
+            {"bytes": 10, "wire_bytes": 20, "ms": 1.0, "pull_ms": 1.0},
+        ]);
+        let cached = completed(&subject, run(report.clone()));
+        assert_eq!(cached["stage_goodput_mbit"], Value::Null);
+        subject.turn.base_cached = false;
+        let cold = completed(&subject, run(report));
+        assert_eq!(cold["stage_goodput_mbit"].as_f64(), Some(40.0));
+        assert_eq!(
+            (&cold["base_cached"], &cold["link_bytes"]),
+            (&json!(false), &json!(7_000_000))
         );
     }
 

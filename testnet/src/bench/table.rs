@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::figures::{column, completed, median, percentile};
+use super::bars::{over_iperf3, over_quiet};
+use super::figures::{Case, median, percentile};
 use super::plan::Method;
 
 /// A line for each image and method: what a person compares first.
-pub(super) fn render(rows: &[Value], images: &[String], methods: &[Method], ratios: &Value) -> String {
+pub(super) fn render(rows: &[Value], cases: &[Case], ratios: &Value) -> String {
     let mut text = format!(
-        "\n{:<8}{:<11}{:>5}{:>14}{:>14}{:>12}{:>12}{:>11}{:>14}{:>16}  LOG\n",
+        "\n{:<12}{:<11}{:>5}{:>13}{:>13}{:>13}{:>13}{:>9}{:>14}{:>16}{:>15}{:>14}  LOG\n",
         "IMAGE",
         "METHOD",
         "RUNS",
@@ -20,12 +21,12 @@ pub(super) fn render(rows: &[Value], images: &[String], methods: &[Method], rati
         "FLOOR p50 s",
         "WIRE MB",
         "FAILED/INTR.",
-        "TRAFFIC p99 ms"
+        "TRAFFIC p99 ms",
+        "OVER QUIET ms",
+        "STAGE Mbit/s"
     );
-    for image in images {
-        for &method in methods {
-            line(&mut text, rows, image, method);
-        }
+    for case in cases {
+        line(&mut text, rows, case);
     }
     text += "\nRatios of medians\n";
     for (name, ratio) in ratios.as_object().into_iter().flatten() {
@@ -38,37 +39,38 @@ pub(super) fn render(rows: &[Value], images: &[String], methods: &[Method], rati
     text
 }
 
-fn line(text: &mut String, rows: &[Value], image: &str, method: Method) {
-    let of = |field: &str| column(rows, image, method, field);
-    let asked = rows
-        .iter()
-        .filter(|row| row["image"] == image && row["method"] == method.as_str())
-        .count();
+fn line(text: &mut String, rows: &[Value], case: &Case) {
+    let method = case.method;
+    let of = |field: &str| case.column(rows, field);
+    let asked = rows.iter().filter(|row| case.has(row)).count();
     if asked == 0 {
         return;
     }
-    let number = |value: Option<f64>, unit: f64, digits: usize| {
-        value.map_or_else(|| "-".to_owned(), |value| format!("{:.digits$}", value / unit))
-    };
     let sum = |field: &str| -> u64 {
-        completed(rows, image, method)
+        case.completed(rows)
             .filter_map(|row| row["car"][field].as_u64())
             .sum()
     };
     let downtime = of("downtime_ms");
     let traffic = [of("traffic_p99_quiet_ms"), of("traffic_p99_during_ms")]
         .map(|values| number(median(&values), 1.0, 0));
-    let broken = completed(rows, image, method).any(|row| row["car"]["log_contiguous"] == false);
+    let stalls = case.completed(rows).filter_map(over_quiet);
+    let over_quiet = stalls.reduce(f64::max).filter(|_| method == Method::Stateless);
+    let broken = case
+        .completed(rows)
+        .any(|row| row["car"]["log_contiguous"] == false);
     let log = match (method.keeps_state(), broken) {
         _ if downtime.is_empty() => "-",
         (false, _) => "new",
         (true, true) => "BROKEN",
         (true, false) => "whole",
     };
+    let cold = if case.base_cached { "" } else { " cold" };
     // Writing to a string cannot fail.
     let _ = writeln!(
         text,
-        "{image:<8}{:<11}{:>5}{:>14}{:>14}{:>12}{:>12}{:>11}{:>14}{:>16}  {log}",
+        "{:<12}{:<11}{:>5}{:>13}{:>13}{:>13}{:>13}{:>9}{:>14}{:>16}{:>15}{:>14}  {log}",
+        format!("{}{cold}", case.image),
         method.as_str(),
         format!("{}/{asked}", downtime.len()),
         number(median(&downtime), 1.0, 0),
@@ -78,7 +80,23 @@ fn line(text: &mut String, rows: &[Value], image: &str, method: Method) {
         number(median(&of("wire_bytes")), 1e6, 1),
         format!("{}/{}", sum("failed"), sum("interrupted")),
         traffic.join(" > "),
+        number(over_quiet, 1.0, 0),
+        stage(rows, case),
     );
+}
+
+/// The goodput at which a base came, and the share that this is of what the link carries.
+fn stage(rows: &[Value], case: &Case) -> String {
+    let shares: Vec<f64> = case.completed(rows).filter_map(over_iperf3).collect();
+    let goodput = median(&case.column(rows, "stage_goodput_mbit"));
+    match (goodput, median(&shares)) {
+        (Some(goodput), Some(share)) => format!("{goodput:.1} ({:.0}%)", share * 100.0),
+        _ => "-".to_owned(),
+    }
+}
+
+fn number(value: Option<f64>, unit: f64, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.digits$}", value / unit))
 }
 
 #[cfg(test)]
@@ -89,27 +107,53 @@ mod tests {
 
     #[test]
     fn each_image_and_method_that_ran_has_a_line() {
-        let row = |outcome: &str| {
-            json!({"image": "small", "method": "live", "outcome": outcome, "downtime_ms": 250.4, "total_ms": 8000.0,
-                "floor_ms": 7000.0, "wire_bytes": 36_000_000, "traffic_p99_quiet_ms": 4.2,
-                "traffic_p99_during_ms": 31.0, "car": {"failed": 0, "interrupted": 0, "log_contiguous": true}})
+        let row = |method: &str, outcome: &str| {
+            json!({"image": "small", "method": method, "outcome": outcome, "downtime_ms": 250.4, "total_ms": 8000.0,
+                "floor_ms": 7000.0, "wire_bytes": 36_000_000, "traffic_p99_quiet_ms": 4.2, "goodput_mbit": 38.0,
+                "traffic_p99_during_ms": 31.0, "base_cached": true, "car": {"failed": 0, "interrupted": 0,
+                "log_contiguous": true, "max_quiet_ms": 7.0, "max_stall_ms": 22.0}})
         };
-        let rows = [row("completed"), row("aborted")];
-        let text = render(
-            &rows,
-            &["small".into(), "2GB".into()],
-            &[Method::Live, Method::Image],
-            &json!({"total_over_floor": 1.142, "downtime_large_over_small": null}),
-        );
-        let words: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        let mut cold = row("live", "completed");
+        cold["base_cached"] = false.into();
+        cold["floor_ms"] = Value::Null;
+        cold["stage_goodput_mbit"] = 36.1.into();
+        let rows = [
+            row("live", "completed"),
+            row("live", "aborted"),
+            row("stateless", "completed"),
+            cold,
+        ];
+        let mut cases = [Method::Live, Method::Image, Method::Stateless]
+            .map(|method| Case::cached("small", method))
+            .to_vec();
+        cases.push(Case {
+            base_cached: false,
+            ..Case::cached("small", Method::Live)
+        });
+        cases.push(Case::cached("2GB", Method::Live));
+        let ratios = json!({"total_over_floor": 1.142, "downtime_large_over_small": null});
+        let text = render(&rows, &cases, &ratios);
+        let words: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
         assert_eq!(
             words[2],
-            [
-                "small", "live", "1/2", "250", "250", "8.00", "7.00", "36.0", "0/0", "4", ">", "31", "whole"
-            ]
+            "small live 1/2 250 250 8.00 7.00 36.0 0/0 4 > 31 - - whole"
         );
-        assert!(!text.contains("2GB") && !text.contains("image "), "{text}");
-        assert!(words.contains(&vec!["total_over_floor", "1.14"]), "{text}");
-        assert!(words.contains(&vec!["downtime_large_over_small", "-"]), "{text}");
+        assert_eq!(
+            words[3],
+            "small stateless 1/1 250 250 8.00 7.00 36.0 0/0 4 > 31 15 - new"
+        );
+        assert_eq!(
+            words[4],
+            "small cold live 1/1 250 250 8.00 - 36.0 0/0 4 > 31 - 36.1 (95%) whole"
+        );
+        assert_eq!(words[5], "");
+        assert!(words.contains(&"total_over_floor 1.14".to_owned()), "{text}");
+        assert!(
+            words.contains(&"downtime_large_over_small -".to_owned()),
+            "{text}"
+        );
     }
 }

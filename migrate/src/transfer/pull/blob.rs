@@ -100,6 +100,8 @@ where
     async fn drive(&mut self, window: &mut Window, sink: &mpsc::Sender<Bytes>) -> Result<(), PullError> {
         let mut next: Option<Bytes> = None;
         loop {
+            // Before the look at the head: it may turn out to be in the pack.
+            let pause = self.ask(window);
             if next.is_none() {
                 match self.plan.head() {
                     Head::End => return Ok(()),
@@ -108,7 +110,6 @@ where
                     Head::Load | Head::Wait => {}
                 }
             }
-            let pause = self.ask(window);
             // One of them always can: a chunk that is waited for is on its way, being read, or held by the cap.
             tokio::select! {
                 permit = sink.reserve(), if next.is_some() => {
@@ -131,13 +132,13 @@ where
                 Next::Wait => return None,
                 Next::At(at) => return Some(at),
             };
-            let indices = self.plan.ask(plain)?;
+            let pull = self.pull;
+            let indices = self.plan.ask(plain, |chunk| pull.pack.holds(chunk))?;
             let ticket = window.sent(now, plain_len(self.chunks, &indices));
             let body = TransferBody::Chunks {
                 blob: self.blob,
                 indices: indices.clone(),
             };
-            let pull = self.pull;
             self.asking.push(Box::pin(async move {
                 let answer = pull.ask(body).await;
                 Answer {

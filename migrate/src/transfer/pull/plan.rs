@@ -86,12 +86,18 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The chunks of the next request, of about `plain` bytes and at least one.
-    pub(super) fn ask(&mut self, plain: u32) -> Option<Vec<u32>> {
+    /// The chunks of the next request, of about `plain` bytes and at least one. What the pack `holds` by now is not
+    /// asked for.
+    pub(super) fn ask(&mut self, plain: u32, holds: impl Fn(&Chunk) -> bool) -> Option<Vec<u32>> {
         let mut indices = Vec::new();
         let mut bytes = 0;
         while indices.len() < MAX_CHUNKS_PER_REQUEST {
             let Some(index) = self.next_wanted() else { break };
+            if holds(&self.chunks[index]) {
+                self.states[index] = State::Held;
+                self.again.remove(&index);
+                continue;
+            }
             let len = u64::from(self.chunks[index].len);
             let full = bytes + len > u64::from(plain) && bytes > 0;
             // Nothing else can make room for the chunk whose turn it is.
@@ -191,9 +197,9 @@ mod tests {
     fn chunks_are_given_in_order_whatever_comes_first() {
         let chunks = [1, 2, 0, 3].map(|n| chunk(n, 10));
         let mut plan = Plan::new(&chunks, |_| false);
-        assert_eq!(plan.ask(20), Some(vec![0, 1]));
-        assert_eq!(plan.ask(20), Some(vec![3]));
-        assert_eq!(plan.ask(20), None);
+        assert_eq!(plan.ask(20, |_| false), Some(vec![0, 1]));
+        assert_eq!(plan.ask(20, |_| false), Some(vec![3]));
+        assert_eq!(plan.ask(20, |_| false), None);
         plan.put(3, bytes(3));
         plan.put(1, bytes(2));
         assert_eq!(plan.head(), Head::Wait);
@@ -211,7 +217,7 @@ mod tests {
     fn what_is_held_is_read_and_what_is_not_after_all_is_asked_for() {
         let chunks = [1, 0, 2, 3, 1].map(|n| chunk(n, 10));
         let mut plan = Plan::new(&chunks, |chunk| chunk.hash[0] <= 2);
-        assert_eq!(plan.ask(99), Some(vec![3]));
+        assert_eq!(plan.ask(99, |_| false), Some(vec![3]));
         assert_eq!(plan.head(), Head::Load);
         assert_eq!(plan.run(), [0, 2]);
         plan.put(0, bytes(1));
@@ -219,15 +225,31 @@ mod tests {
         assert!(matches!(plan.head(), Head::Give(_)));
         assert!(matches!(plan.head(), Head::Give(Given::Zeros(_))));
         assert_eq!(plan.head(), Head::Wait);
-        assert_eq!(plan.ask(99), Some(vec![2]));
+        assert_eq!(plan.ask(99, |_| false), Some(vec![2]));
+    }
+
+    #[test]
+    fn what_has_come_into_the_pack_meanwhile_is_not_asked_for() {
+        let chunks = [1, 2, 3].map(|n| chunk(n, 10));
+        let mut plan = Plan::new(&chunks, |_| false);
+        assert_eq!(plan.ask(10, |_| false), Some(vec![0]));
+        assert_eq!(plan.ask(10, |chunk| chunk.hash[0] == 2), Some(vec![2]));
+        plan.put(0, bytes(1));
+        assert!(matches!(plan.head(), Head::Give(_)));
+        assert_eq!(plan.head(), Head::Load);
+        assert_eq!(plan.run(), [1]);
+        // Nor is the first one, and that it is there after all shows at once.
+        let mut plan = Plan::new(&chunks[..1], |_| false);
+        assert_eq!(plan.ask(10, |_| true), None);
+        assert_eq!(plan.head(), Head::Load);
     }
 
     #[test]
     fn the_second_of_two_equal_chunks_is_not_asked_for() {
         let chunks = [1, 1].map(|n| chunk(n, 10));
         let mut plan = Plan::new(&chunks, |_| false);
-        assert_eq!(plan.ask(99), Some(vec![0]));
-        assert_eq!(plan.ask(99), None);
+        assert_eq!(plan.ask(99, |_| false), Some(vec![0]));
+        assert_eq!(plan.ask(99, |_| false), None);
         plan.put(0, bytes(1));
         assert!(matches!(plan.head(), Head::Give(_)));
         assert_eq!(plan.head(), Head::Load);
@@ -240,13 +262,13 @@ mod tests {
         let chunks: Vec<_> = (1..=64).map(|n| chunk(n, len)).collect();
         let mut plan = Plan::new(&chunks, |chunk| chunk.hash[0] == 1);
         let mut asked = 0;
-        while let Some(indices) = plan.ask(len) {
+        while let Some(indices) = plan.ask(len, |_| false) {
             asked += indices.len() as u64;
         }
         assert_eq!(asked * u64::from(len), MAX_AHEAD);
         // The first is not in the pack after all: it is asked for although no room is left.
         plan.missing(0);
-        assert_eq!(plan.ask(len), Some(vec![0]));
-        assert_eq!(plan.ask(len), None);
+        assert_eq!(plan.ask(len, |_| false), Some(vec![0]));
+        assert_eq!(plan.ask(len, |_| false), None);
     }
 }

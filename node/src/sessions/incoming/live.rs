@@ -211,6 +211,7 @@ impl Incoming {
             bytes: size,
             wire_bytes: figures.wire_bytes,
             ms: millis(begin),
+            pull_ms: figures.time.as_secs_f64() * 1000.0,
         });
         Ok(figures.wire_bytes)
     }

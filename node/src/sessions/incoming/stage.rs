@@ -97,6 +97,7 @@ impl Incoming {
         }
         round.bytes += pulled.figures.bytes;
         round.wire_bytes += manifest_bytes + pulled.figures.wire_bytes;
+        round.pull_ms += pulled.figures.time.as_secs_f64() * 1000.0;
         self.report.wire_bytes += manifest_bytes;
         self.count(&pulled.figures);
         let image = SparseImage::new(reference, manifest.config, &identity.diff_ids, &pulled.layers);
