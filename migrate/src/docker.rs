@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bollard::API_DEFAULT_VERSION;
 
-pub use containers::{Container, Started};
+pub use containers::{Container, MountedVolume, Started};
 pub use error::{EngineError, ImageError};
 pub use exit::{ExitWatch, Opened, watch_exit};
 pub use images::Image;

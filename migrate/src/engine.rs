@@ -522,6 +522,28 @@ impl SourceLayer {
         }
     }
 
+    /// See [`helper::SourceLayer::take_volumes`]. A simulated container has none.
+    ///
+    /// # Errors
+    /// The container has other volumes.
+    pub async fn take_volumes(&self, paths: &[String]) -> Result<(), HelperError> {
+        match self {
+            Self::Helper(layer) => layer.take_volumes(paths).await,
+            Self::Directory(_) => no_volumes(paths),
+        }
+    }
+
+    /// See [`helper::SourceLayer::weigh_volumes`].
+    ///
+    /// # Errors
+    /// They cannot be found or read.
+    pub async fn weigh_volumes(&self) -> Result<u64, HelperError> {
+        match self {
+            Self::Helper(layer) => layer.weigh_volumes().await,
+            Self::Directory(_) => Ok(0),
+        }
+    }
+
     /// What changed since the last round. After an error it is of no use for further rounds.
     ///
     /// # Errors
@@ -569,6 +591,17 @@ pub enum GatedRoot {
 }
 
 impl GatedRoot {
+    /// See [`helper::GatedRoot::take_volumes`]. A simulated container has none.
+    ///
+    /// # Errors
+    /// The container has other volumes.
+    pub async fn take_volumes(&self, paths: &[String]) -> Result<(), HelperError> {
+        match self {
+            Self::Helper(root) => root.take_volumes(paths).await,
+            Self::Directory(_) => no_volumes(paths),
+        }
+    }
+
     /// Applies a stream of a peer's, as it comes out of a file or a pipe.
     ///
     /// # Errors
@@ -601,4 +634,14 @@ impl GatedRoot {
             Self::Directory(root) => root.prove(marker),
         }
     }
+}
+
+fn no_volumes(paths: &[String]) -> Result<(), HelperError> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    Err(HelperError::OtherVolumes {
+        theirs: Vec::new(),
+        ours: paths.to_vec(),
+    })
 }

@@ -9,7 +9,9 @@
 //!
 //! What the node may ask is exactly [`Request`]. A container has to carry the labels of a session, the kernel's own facts
 //! decide about the rest: which process it is, where its writable layer lies, whether it still waits at its gate. Files
-//! and directories never cross as paths, only as descriptors of what the helper itself opened.
+//! and directories never cross as paths, only as descriptors of what the helper itself opened. Which volumes it takes up
+//! is not the node's to say either: those that the container's image declares, if the directory that the container sees
+//! there is the one that the engine keeps for it alone.
 //!
 //! The helper takes no rights from the node's word: with the socket of a container engine a node could have everything
 //! anyway, but a hole in the node's own code does not reach the host's files from here.

@@ -18,6 +18,10 @@
 //! (timestamps are coarse), files that were mapped writable (a store moves no timestamp), and
 //! everything if the wall clock jumped.
 //!
+//! A container's volumes are roots of their own beside its layer: plain directories, in which an absence is a deletion.
+//! A stream says which root its operations are for, and its first word to a volume empties what the engine there has
+//! put into it.
+//!
 //! What does not cross: `/.blosm`, empty `/.dockerenv` and `/etc/{hosts,hostname,resolv.conf}`, extended
 //! attributes other than `user.*`, `security.capability` and access control lists, and inode flags.
 
@@ -35,6 +39,7 @@ mod scan;
 mod stream;
 mod sync;
 mod tracker;
+mod volume;
 
 #[cfg(test)]
 mod tests;
@@ -44,3 +49,4 @@ pub use clock::Stamp;
 pub use error::{ApplyError, LayerError};
 pub use sync::{SyncFigures, Touched, sync};
 pub use tracker::{RoundFigures, Tracker};
+pub use volume::{MAX_VOLUMES, Volume};

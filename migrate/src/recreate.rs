@@ -86,9 +86,9 @@ pub enum SpecError {
         /// Service name.
         service: String,
     },
-    /// Anonymous volumes would hold state that does not move.
+    /// Anonymous volumes hold state, and the declaration does not say what becomes of it.
     #[error(
-        "image of service {service:?} declares VOLUME {path}: a volume does not move with its container; build it without, or declare volumes = \"ignore\" to start with an empty one wherever it comes"
+        "image of service {service:?} declares VOLUME {path}: declare volumes = \"copy\" to have it moved with the container, or \"ignore\" to start with an empty one wherever it comes"
     )]
     Volume {
         /// Service name.
@@ -230,6 +230,36 @@ fn environment(service: &Service, base: &ImageConfig) -> Vec<String> {
     }
     env.extend(service.env.iter().map(|(name, value)| format!("{name}={value}")));
     env
+}
+
+/// Where an engine mounts the anonymous volumes of an image that declares these paths: absolute, each once, in order.
+#[must_use]
+pub fn volume_paths<'a>(declared: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let paths: BTreeSet<String> = declared.into_iter().map(|path| clean(path)).collect();
+    paths.into_iter().collect()
+}
+
+/// The volumes that move with a container of the service, by their paths, in the order in which streams number them.
+#[must_use]
+pub fn copied_volumes(service: &Service, base: &ImageConfig) -> Vec<String> {
+    match service.volumes {
+        Volumes::Copy => volume_paths(&base.volumes),
+        Volumes::Refuse | Volumes::Ignore => Vec::new(),
+    }
+}
+
+/// A path as an engine cleans it: from the root, without `.`, `..` and empty names.
+#[must_use]
+pub fn clean(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
 }
 
 /// The signal that asks a container of the service to stop: the declared one, else the base image's own, else SIGTERM.

@@ -199,6 +199,11 @@ impl Declaration {
             "sharing",
             "\"node\" needs stateless = true",
         )?;
+        refuse(
+            self.volumes == Volumes::Copy && self.stateless,
+            "volumes",
+            "\"copy\" is not for a stateless service, of which nothing is copied: use \"ignore\"",
+        )?;
         let path = &self.health.path;
         refuse(
             !path.starts_with('/') || path.len() > 1024 || !path.bytes().all(|b| b.is_ascii_graphic()),

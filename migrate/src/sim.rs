@@ -154,6 +154,8 @@ impl Sim {
             name: folder.spec.name,
             image: folder.spec.image,
             labels: folder.spec.labels,
+            declared_volumes: BTreeSet::new(),
+            volumes: Vec::new(),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Containers: made, started, looked at, stopped, committed, removed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerInspectResponse, DeviceRequest, HealthConfig, HostConfig,
-    Mount, MountType, RestartPolicy, RestartPolicyNameEnum,
+    Mount, MountPoint, MountType, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CommitContainerOptions, CreateContainerOptions, InspectContainerOptions, ListContainersOptions,
@@ -46,6 +46,25 @@ pub struct Container {
     pub exit_code: Option<i64>,
     /// When it was last started, RFC 3339; absent when never.
     pub started_at: Option<String>,
+    /// Paths that its image declares as volumes, as written there.
+    pub declared_volumes: BTreeSet<String>,
+    /// The volumes that are mounted into it.
+    pub volumes: Vec<MountedVolume>,
+}
+
+/// A volume in a container. What is bound from elsewhere, or lies in memory, is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// The engine's name of it; 64 hex digits when nobody has given it one.
+    pub name: String,
+    /// Where the container sees it.
+    pub destination: String,
+    /// Where its files lie on this machine, if the engine keeps it there.
+    pub source: PathBuf,
+    /// The engine's driver of it; `local` keeps it as a directory.
+    pub driver: String,
+    /// Whether the container may write to it.
+    pub is_writable: bool,
 }
 
 /// A container that was started.
@@ -304,6 +323,8 @@ fn container(inspect: ContainerInspectResponse) -> Result<Container, EngineError
         .values()
         .find_map(|endpoint| endpoint.ip_address.as_deref()?.parse().ok())
         .filter(|_| running);
+    let config = inspect.config.unwrap_or_default();
+    let mounts = inspect.mounts.unwrap_or_default().into_iter();
     Ok(Container {
         id,
         name: inspect
@@ -317,13 +338,20 @@ fn container(inspect: ContainerInspectResponse) -> Result<Container, EngineError
         address,
         port: None,
         image: inspect.image.unwrap_or_default(),
-        labels: inspect
-            .config
-            .and_then(|config| config.labels)
-            .unwrap_or_default()
-            .into_iter()
-            .collect(),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
         exit_code: state.exit_code.filter(|_| !running && started_at.is_some()),
         started_at,
+        declared_volumes: config.volumes.unwrap_or_default().into_iter().collect(),
+        volumes: mounts.filter_map(volume).collect(),
+    })
+}
+
+fn volume(mount: MountPoint) -> Option<MountedVolume> {
+    (mount.typ.as_deref() == Some("volume")).then(|| MountedVolume {
+        name: mount.name.unwrap_or_default(),
+        destination: mount.destination.unwrap_or_default(),
+        source: mount.source.unwrap_or_default().into(),
+        driver: mount.driver.unwrap_or_default(),
+        is_writable: mount.rw.unwrap_or(false),
     })
 }

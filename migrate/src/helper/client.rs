@@ -53,6 +53,16 @@ pub enum HelperError {
     /// A simulated container's layer, which needs no helper, cannot be read or written.
     #[error("a simulated container's layer: {0}")]
     Directory(String),
+    /// The container has other volumes than its service's image declares.
+    #[error(
+        "the container has the volumes {theirs:?}, but its service's image declares {ours:?}: it was created from another image"
+    )]
+    OtherVolumes {
+        /// What the engine has mounted, by path.
+        theirs: Vec<String>,
+        /// What should be there.
+        ours: Vec<String>,
+    },
     /// It answered something else than it was asked.
     #[error("the layer helper gave an answer that does not fit")]
     Unfit,
@@ -178,6 +188,26 @@ impl SourceLayer {
         self.facts.pid
     }
 
+    /// Has rounds tell of the volumes at these paths, too; before the first round. They have to be all that the image
+    /// declares, in order; see [`copied_volumes`](crate::recreate::copied_volumes).
+    ///
+    /// # Errors
+    /// [`Refusal::Volumes`] when one cannot be carried, [`HelperError::OtherVolumes`] when there are others.
+    pub async fn take_volumes(&self, paths: &[String]) -> Result<(), HelperError> {
+        self.link.take_volumes(paths).await
+    }
+
+    /// What all volumes that the container's image declares take on the disk, bytes.
+    ///
+    /// # Errors
+    /// As [`take_volumes`](Self::take_volumes).
+    pub async fn weigh_volumes(&self) -> Result<u64, HelperError> {
+        match self.link.ask(Request::Weigh, None).await? {
+            (Reply::Weight(bytes), None) => Ok(bytes),
+            _ => Err(HelperError::Unfit),
+        }
+    }
+
     /// What changed since the last round. After an error the handle is of no use for further rounds.
     ///
     /// # Errors
@@ -234,6 +264,15 @@ impl GatedRoot {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.facts.pid
+    }
+
+    /// Has streams go to the volumes at these paths, too; before the first stream. As
+    /// [`SourceLayer::take_volumes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn take_volumes(&self, paths: &[String]) -> Result<(), HelperError> {
+        self.link.take_volumes(paths).await
     }
 
     /// Applies a stream out of a file or a pipe, as it comes.
@@ -305,6 +344,20 @@ impl Link {
     async fn done(&self, request: Request) -> Result<(), HelperError> {
         match self.ask(request, None).await? {
             (Reply::Done, None) => Ok(()),
+            _ => Err(HelperError::Unfit),
+        }
+    }
+
+    async fn take_volumes(&self, paths: &[String]) -> Result<(), HelperError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        match self.ask(Request::Volumes, None).await? {
+            (Reply::Volumes(theirs), None) if theirs == paths => Ok(()),
+            (Reply::Volumes(theirs), None) => Err(HelperError::OtherVolumes {
+                theirs,
+                ours: paths.to_vec(),
+            }),
             _ => Err(HelperError::Unfit),
         }
     }

@@ -11,7 +11,7 @@ use crate::layer;
 use crate::service::StopSignal;
 
 /// Version of this protocol; a node and a helper of different versions do not work together.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest frame in either direction, bytes. Bulk goes through descriptors.
 pub const MAX_FRAME: usize = 64 << 10;
 /// Longest text in an answer, bytes.
@@ -64,6 +64,10 @@ pub enum Request {
     } = 10,
     /// The config of an image. The answer comes with a file.
     Config(Digest) = 11,
+    /// Hold the held container's anonymous volumes that its image declares, too; before anything was read or written.
+    Volumes = 12,
+    /// What the source's volumes that its image declares take on the disk.
+    Weigh = 13,
 }
 
 /// What the helper answers.
@@ -91,6 +95,10 @@ pub enum Reply {
     Applied(ApplyFigures) = 8,
     /// To [`Request::Prove`].
     Proved(bool) = 9,
+    /// To [`Request::Volumes`]: where the container sees them, in the order in which streams number them.
+    Volumes(Vec<String>) = 10,
+    /// To [`Request::Weigh`]: bytes.
+    Weight(u64) = 11,
 }
 
 /// What the helper says of itself and of the kernel.
@@ -228,6 +236,9 @@ pub enum Refusal {
     /// Bytes that are no request.
     #[error("the helper does not know this request")]
     Malformed = 13,
+    /// A declared volume is none that can be carried.
+    #[error("the container's volumes cannot be carried: {0}")]
+    Volumes(String) = 14,
 }
 
 /// A text that fits an answer.
@@ -304,6 +315,9 @@ mod tests {
             bytes(&Request::Prove(Marker([5; 16]))),
             [&[9][..], &[5; 16]].concat()
         );
+        assert_eq!(bytes(&Request::Volumes), [12]);
+        assert_eq!(bytes(&Request::Weigh), [13]);
+        assert!(borsh::from_slice::<Request>(&[14]).is_err());
         assert!(borsh::from_slice::<Request>(&[11]).is_err());
         assert!(borsh::from_slice::<Request>(&[0, 0]).is_err());
     }

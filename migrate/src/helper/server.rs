@@ -6,6 +6,7 @@ mod gated;
 mod mapped;
 mod mount;
 mod source;
+mod volumes;
 
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -1,7 +1,8 @@
-//! A peer's stream into the root of a container that waits.
+//! A peer's stream into the root of a container that waits, and into its volumes.
 //!
 //! Every path is opened below the root's descriptor; no symbolic link is followed and no mount is
-//! entered, so that nothing outside the container's own layer is written whatever the peer sends.
+//! entered, so that nothing outside the container's own layer is written whatever the peer sends. A
+//! volume is a mount; it is a root of its own, to which the same applies.
 
 mod remove;
 
@@ -22,7 +23,8 @@ use super::op::{Base, Meta, Op};
 use super::path::RelPath;
 use super::stream::Source;
 use super::sync::Touched;
-use remove::remove;
+use super::volume::Volume;
+use remove::{empty, remove};
 
 /// What a stream did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,23 +41,36 @@ pub struct ApplyFigures {
     pub touched: Touched,
 }
 
-/// Applies one stream below `root`, the merged root of a container that waits at its gate. Acts on
-/// each operation as it arrives and makes nothing durable.
+/// Applies one stream below `root`, the merged root of a container that waits at its gate, and below
+/// its volumes, which are in the order of their paths. Acts on each operation as it arrives and makes
+/// nothing durable.
 ///
 /// # Errors
 ///
 /// See [`ApplyError::is_peer_fault`]. What came before the error has been done; the root is of no
 /// use any more unless the whole layer is sent once more.
-pub fn apply(root: BorrowedFd<'_>, from: &mut dyn Read) -> Result<ApplyFigures, ApplyError> {
+pub fn apply(
+    root: BorrowedFd<'_>,
+    volumes: &[Volume],
+    from: &mut dyn Read,
+) -> Result<ApplyFigures, ApplyError> {
     let mut source = Source::new(from)?;
     let mut apply = Apply {
+        own: root,
+        volumes,
+        number: 0,
         root,
         parents: Parents::new(root, OFlags::PATH),
         large: None,
         figures: ApplyFigures::default(),
     };
     while let Some(op) = source.next()? {
-        apply.one(op)?;
+        if let Err(error) = apply.one(op) {
+            return Err(match apply.volume() {
+                Some(volume) => error.within(volume.at()),
+                None => error,
+            });
+        }
         apply.figures.operations += 1;
     }
     if apply.large.is_some() {
@@ -66,6 +81,12 @@ pub fn apply(root: BorrowedFd<'_>, from: &mut dyn Read) -> Result<ApplyFigures, 
 }
 
 struct Apply<'a> {
+    /// The container's own root.
+    own: BorrowedFd<'a>,
+    volumes: &'a [Volume],
+    /// Which root operations are for: 0 the own one.
+    number: u8,
+    /// That one.
     root: BorrowedFd<'a>,
     parents: Parents<'a>,
     large: Option<Large>,
@@ -79,7 +100,7 @@ struct Large {
     size: u64,
 }
 
-impl Apply<'_> {
+impl<'a> Apply<'a> {
     fn one(&mut self, op: Op) -> Result<(), ApplyError> {
         match op {
             Op::Data { offset, data } => self.data(offset, &data),
@@ -87,6 +108,7 @@ impl Apply<'_> {
             Op::Done { meta } => self.done(&meta),
             _ if self.large.is_some() => Err(ApplyError::Malformed("a file is not complete")),
             Op::End => Ok(()),
+            Op::Root { number, fresh } => self.turn(number, fresh),
             Op::Delete { path } => self.delete(&path),
             Op::Dir { path, fresh } => self.folder(&path, fresh),
             Op::DirMeta { path, meta } => self.folder_meta(&path, &meta),
@@ -107,10 +129,34 @@ impl Apply<'_> {
             Op::Fifo { path, meta } => self.node(&path, FileType::Fifo, &meta),
             Op::Socket { path, meta } => self.node(&path, FileType::Socket, &meta),
             Op::Meta { path, meta } => {
-                self.figures.touched.add(&path);
+                self.touch(&path);
                 self.place_meta(&path, &meta)
             }
         }
+    }
+
+    fn turn(&mut self, number: u8, fresh: bool) -> Result<(), ApplyError> {
+        self.number = number;
+        self.root = match (number, self.volume()) {
+            (0, _) => self.own,
+            (_, Some(volume)) => volume.as_fd(),
+            (_, None) => return Err(ApplyError::Malformed("the container has no such volume")),
+        };
+        self.parents = Parents::new(self.root, OFlags::PATH);
+        if fresh {
+            self.touch(&RelPath::default());
+            empty(self.root)?;
+        }
+        Ok(())
+    }
+
+    /// The volume that operations are for.
+    fn volume(&self) -> Option<&'a Volume> {
+        self.volumes.get(usize::from(self.number).checked_sub(1)?)
+    }
+
+    fn touch(&mut self, path: &RelPath) {
+        self.figures.touched.add(self.number, path);
     }
 
     fn delete(&mut self, path: &RelPath) -> Result<(), ApplyError> {
@@ -122,7 +168,7 @@ impl Apply<'_> {
             Err(errno) => Err(failed("open the directory of", path)(errno)),
             Ok(dir) => {
                 remove(dir, name, path)?;
-                self.figures.touched.add(&parent);
+                self.touch(&parent);
                 Ok(())
             }
         }
@@ -163,7 +209,7 @@ impl Apply<'_> {
             }
             Err(errno) => return Err(failed("open", path)(errno)),
         };
-        self.figures.touched.add(path);
+        self.touch(path);
         meta::set(Handle::Open(dir.as_fd()), meta).map_err(failed("set the attributes of", path))
     }
 
@@ -197,7 +243,7 @@ impl Apply<'_> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let create = |dir: BorrowedFd<'_>, name: &[u8]| openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
             let file = self.fresh(path, "create", create)?;
-            self.figures.touched.add(path);
+            self.touch(path);
             return Ok(file);
         }
         let (parent, name) = path.split();
@@ -212,7 +258,7 @@ impl Apply<'_> {
         }
         let file = beneath::open_name(dir, name, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty())
             .map_err(failed("open", path))?;
-        self.figures.touched.add(path);
+        self.touch(path);
         Ok(file)
     }
 
@@ -300,7 +346,7 @@ impl Apply<'_> {
         create: impl Fn(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<T>,
     ) -> Result<T, ApplyError> {
         let (parent, name) = path.split();
-        self.figures.touched.add(&parent);
+        self.touch(&parent);
         let dir = self
             .parents
             .dir(&parent)

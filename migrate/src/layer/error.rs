@@ -5,12 +5,14 @@ use std::io;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::path::RelPath;
+
 /// Why a layer could not be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LayerError {
-    /// The upper directory cannot be read.
-    #[error("cannot {doing} {path} in the writable layer: {errno}")]
+    /// The upper directory or a volume cannot be read.
+    #[error("cannot {doing} {path} of the container: {errno}")]
     Io {
         /// What was tried.
         doing: &'static str,
@@ -31,11 +33,29 @@ pub enum LayerError {
         what: &'static str,
     },
     /// Something still changes although the container's first process has exited.
-    #[error("{0} still changes after the container's exit: another process writes to the layer")]
+    #[error("{0} still changes after the container's exit: another process writes there")]
     Changing(String),
     /// The stream cannot be written.
     #[error("cannot write the layer's stream: {0}")]
     Write(#[from] io::Error),
+}
+
+impl LayerError {
+    /// The same of a path within the volume at `at`.
+    pub(super) fn within(mut self, at: &RelPath) -> LayerError {
+        match &mut self {
+            LayerError::Io { path, .. }
+            | LayerError::Unsupported { path, .. }
+            | LayerError::Device(path)
+            | LayerError::Changing(path) => prefix(path, at),
+            LayerError::Write(_) => {}
+        }
+        self
+    }
+}
+
+fn prefix(path: &mut String, at: &RelPath) {
+    path.insert_str(0, &at.to_string());
 }
 
 /// Why a stream could not be applied.
@@ -80,6 +100,19 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// The same of a path within the volume at `at`.
+    pub(super) fn within(mut self, at: &RelPath) -> ApplyError {
+        match &mut self {
+            ApplyError::Escape(path)
+            | ApplyError::Mount(path)
+            | ApplyError::Missing(path)
+            | ApplyError::NoSpace(path)
+            | ApplyError::Io { path, .. } => prefix(path, at),
+            ApplyError::Malformed(_) | ApplyError::Truncated | ApplyError::Read(_) => {}
+        }
+        self
+    }
+
     /// Whether the peer sent what an honest one would not: to try again with it makes no sense.
     pub fn is_peer_fault(&self) -> bool {
         match self {

@@ -57,6 +57,9 @@ pub(super) enum Op {
     Socket { path: RelPath, meta: Meta } = 12,
     /// What a file, link or node that is there is like.
     Meta { path: RelPath, meta: Meta } = 13,
+    /// What follows lies below this root: 0 is the container's own, with which a stream begins, *n* its *n*-th volume
+    /// in the order of their paths. A `fresh` volume is emptied first, of what an engine has put into it.
+    Root { number: u8, fresh: bool } = 14,
 }
 
 /// What a file is written over.
@@ -141,7 +144,11 @@ impl Op {
     /// What is wrong with a peer's, as far as the operation alone tells.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match self {
-            Op::End | Op::Hole { .. } => Ok(()),
+            Op::Root {
+                number: 0,
+                fresh: true,
+            } => Err("the container's own root cannot be emptied"),
+            Op::End | Op::Hole { .. } | Op::Root { .. } => Ok(()),
             Op::Delete { path } | Op::Dir { path, .. } | Op::Large { path, .. } => named(path),
             Op::DirMeta { meta, .. } | Op::Done { meta } => meta.check(),
             Op::Small {

@@ -1,4 +1,4 @@
-//! The walk of an upper directory: what looks different from what was sent.
+//! The walk of an upper directory or a volume: what looks different from what was sent.
 
 mod quiet;
 
@@ -13,7 +13,8 @@ use super::clock::is_young;
 use super::error::LayerError;
 use super::meta::{self, Handle};
 use super::model::{FileRecord, Folder, Key, Model, Node, Seen};
-use super::path::{OURS, RelPath};
+use super::path::RelPath;
+use super::volume::Kind;
 use quiet::Quiet;
 
 /// What a walk found.
@@ -87,8 +88,13 @@ impl Trust {
     }
 }
 
-/// Walks `upper`.
-pub(super) fn scan(upper: BorrowedFd<'_>, model: &Model, trust: Trust) -> Result<Findings, LayerError> {
+/// Walks `upper`, which is a volume's directory if `kind` says so.
+pub(super) fn scan(
+    upper: BorrowedFd<'_>,
+    kind: &Kind,
+    model: &Model,
+    trust: Trust,
+) -> Result<Findings, LayerError> {
     let stat = fstat(upper).map_err(io("look at", &RelPath::default()))?;
     let quiet = quiet::folders(upper, model, trust);
     let findings = Findings {
@@ -97,6 +103,7 @@ pub(super) fn scan(upper: BorrowedFd<'_>, model: &Model, trust: Trust) -> Result
     };
     let mut walk = Walk {
         upper,
+        kind,
         model,
         trust,
         device: stat.st_dev,
@@ -109,6 +116,7 @@ pub(super) fn scan(upper: BorrowedFd<'_>, model: &Model, trust: Trust) -> Result
 
 struct Walk<'a> {
     upper: BorrowedFd<'a>,
+    kind: &'a Kind,
     model: &'a Model,
     trust: Trust,
     device: u64,
@@ -135,11 +143,10 @@ impl<'a> Walk<'a> {
         };
         let stat = fstat(&dir).map_err(io("look at", path))?;
         if stat.st_dev != self.device {
-            let what = "something is mounted into the engine's writable layer";
-            return Err(LayerError::Unsupported {
-                path: path.to_string(),
-                what,
-            });
+            return Err(unsupported(
+                path,
+                "something is mounted over it on the engine's disk",
+            ));
         }
         self.findings.listed.push((path.clone(), Key::of(&stat)));
         let known = self.judge_folder(path, dir.as_fd(), &stat, known)?;
@@ -153,7 +160,7 @@ impl<'a> Walk<'a> {
                 self.gone(path, gone)?;
             }
             let node = sent.next_if(|(sent, _)| *sent == name).map(|(_, node)| node);
-            if node.is_none() && is_engines(path, name, dir.as_fd()) {
+            if node.is_none() && self.is_engines(path, name, dir.as_fd())? {
                 continue;
             }
             self.entry(path, name, dir.as_fd(), node)?;
@@ -200,6 +207,12 @@ impl<'a> Walk<'a> {
             return Ok(Some(folder));
         }
         let (_, opaque) = meta::read(Handle::Open(dir), stat, path)?;
+        if opaque && *self.kind != Kind::Upper {
+            return Err(unsupported(
+                path,
+                "an overlay inside of the volume hides others by it",
+            ));
+        }
         // An inode number is soon used again: another mark is another directory.
         let kept = sent.filter(|folder| opaque == folder.opaque || path.is_root());
         let what = match kept {
@@ -252,7 +265,7 @@ impl<'a> Walk<'a> {
                 let path = self.join(parent, name)?;
                 return self.folder(&path, known);
             }
-            FileType::CharacterDevice if stat.st_rdev == 0 => match node {
+            FileType::CharacterDevice if stat.st_rdev == 0 && *self.kind == Kind::Upper => match node {
                 Some(Node::Whiteout) => return Ok(()),
                 _ => What::Whiteout,
             },
@@ -278,26 +291,33 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether it is an empty file that the engine put where it mounts its own, or the gate's folder.
+    fn is_engines(&self, parent: &RelPath, name: &[u8], dir: BorrowedFd<'_>) -> Result<bool, LayerError> {
+        if Kind::is_gate(parent, name) {
+            return match self.kind {
+                Kind::Upper => Ok(true),
+                Kind::Volume(_) => Err(unsupported(parent, "it has an entry of the gate's own name")),
+            };
+        }
+        let is_empty_file = || {
+            statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+                stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            })
+        };
+        Ok(self.kind.is_placeholder(parent, name) && is_empty_file())
+    }
+
     fn join(&self, parent: &RelPath, name: &[u8]) -> Result<RelPath, LayerError> {
-        parent.join(name).map_err(|_| LayerError::Unsupported {
-            path: parent.to_string(),
-            what: "its paths are too long or too deep for a stream",
-        })
+        let too_deep = "its paths are too long or too deep for a stream";
+        parent.join(name).map_err(|_| unsupported(parent, too_deep))
     }
 }
 
-/// Whether it is an empty file that the engine put where it mounts its own, or the gate's folder.
-fn is_engines(parent: &RelPath, name: &[u8], dir: BorrowedFd<'_>) -> bool {
-    let placeholder = match parent.bytes() {
-        b"" if name == OURS => return true,
-        b"" => name == b".dockerenv",
-        b"etc" => matches!(name, b"hosts" | b"hostname" | b"resolv.conf"),
-        _ => false,
-    };
-    placeholder
-        && statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-            stat.st_size == 0 && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        })
+fn unsupported(path: &RelPath, what: &'static str) -> LayerError {
+    LayerError::Unsupported {
+        path: path.to_string(),
+        what,
+    }
 }
 
 /// Whether an error only says that something was renamed, replaced or deleted meanwhile.

@@ -12,6 +12,8 @@ const HEAD: &[u8; 8] = b"bLayer\0\x01";
 pub(super) struct Sink<'a> {
     out: &'a mut dyn Write,
     frame: Vec<u8>,
+    /// The root that operations go to.
+    root: u8,
     pub(super) entries: u64,
     pub(super) bytes: u64,
     pub(super) data: u64,
@@ -23,10 +25,20 @@ impl<'a> Sink<'a> {
         Ok(Sink {
             out,
             frame: Vec::new(),
+            root: 0,
             entries: 0,
             bytes: HEAD.len() as u64,
             data: 0,
         })
+    }
+
+    /// What is put from now on lies below the root of that number.
+    pub(super) fn turn(&mut self, number: u8, fresh: bool) -> io::Result<()> {
+        if self.root == number && !fresh {
+            return Ok(());
+        }
+        self.root = number;
+        self.put(&Op::Root { number, fresh })
     }
 
     pub(super) fn put(&mut self, op: &Op) -> io::Result<()> {
@@ -43,7 +55,7 @@ impl<'a> Sink<'a> {
                 self.data += data.len() as u64;
                 self.entries += 1;
             }
-            Op::Hole { .. } | Op::Done { .. } | Op::End => {}
+            Op::Hole { .. } | Op::Done { .. } | Op::Root { .. } | Op::End => {}
             _ => self.entries += 1,
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Making durable what was applied.
 
 use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::beneath;
 use super::error::ApplyError;
 use super::path::RelPath;
+use super::volume::Volume;
 
 /// Up to this many entries are synced one by one.
 const ONE_BY_ONE: usize = 256;
@@ -20,7 +21,8 @@ const AT_A_TIME: usize = 8;
 /// What streams changed: a few paths, or everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
-    paths: BTreeSet<RelPath>,
+    /// With the number of their root.
+    paths: BTreeSet<(u8, RelPath)>,
     everything: bool,
 }
 
@@ -29,45 +31,52 @@ pub struct Touched {
 pub enum SyncFigures {
     /// So many files and directories, one by one.
     Entries(usize),
-    /// The filesystem as a whole.
+    /// The filesystems as a whole.
     Filesystem,
 }
 
 impl Touched {
-    pub(super) fn add(&mut self, path: &RelPath) {
-        if self.everything || self.paths.contains(path) {
+    pub(super) fn add(&mut self, root: u8, path: &RelPath) {
+        if self.everything {
             return;
         }
-        if self.paths.len() == ONE_BY_ONE {
+        self.paths.insert((root, path.clone()));
+        if self.paths.len() > ONE_BY_ONE {
             *self = Touched {
                 paths: BTreeSet::new(),
                 everything: true,
             };
-        } else {
-            self.paths.insert(path.clone());
         }
     }
 }
 
-/// Makes durable what was applied below `root`: a small delta entry by entry, more with the whole
-/// filesystem. Give it what all streams since the last sync touched.
+/// Makes durable what was applied below `root` and the volumes: a small delta entry by entry, more
+/// with the whole filesystems. Give it what all streams since the last sync touched.
 ///
 /// # Errors
 ///
 /// Local faults only.
-pub fn sync(root: BorrowedFd<'_>, touched: &Touched) -> Result<SyncFigures, ApplyError> {
+pub fn sync(root: BorrowedFd<'_>, volumes: &[Volume], touched: &Touched) -> Result<SyncFigures, ApplyError> {
+    let roots: Vec<BorrowedFd<'_>> = std::iter::once(root)
+        .chain(volumes.iter().map(AsFd::as_fd))
+        .collect();
     if touched.everything {
         let path = RelPath::default();
-        beneath::open(root, &path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .and_then(|root| syncfs(&root))
-            .map_err(failed(&path))?;
+        for root in roots {
+            beneath::open(root, &path, OFlags::RDONLY | OFlags::DIRECTORY)
+                .and_then(|root| syncfs(&root))
+                .map_err(failed(&path))?;
+        }
         return Ok(SyncFigures::Filesystem);
     }
-    let paths: Vec<&RelPath> = touched.paths.iter().collect();
+    let paths: Vec<&(u8, RelPath)> = touched.paths.iter().collect();
     let next = AtomicUsize::new(0);
     let work = || {
-        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-            one(root, path).map_err(failed(path))?;
+        while let Some((number, path)) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Streams name no root that was not there.
+            if let Some(root) = roots.get(usize::from(*number)) {
+                one(*root, path).map_err(failed(path))?;
+            }
         }
         Ok(())
     };

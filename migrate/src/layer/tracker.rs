@@ -1,8 +1,8 @@
-//! One upper directory, round by round.
+//! One container's upper directory and volumes, round by round.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, statat};
@@ -15,19 +15,31 @@ use super::model::Model;
 use super::path::RelPath;
 use super::scan::{Trust, scan};
 use super::stream::Sink;
+use super::volume::{Kind, MAX_VOLUMES, Volume};
 
 /// The last pass looks this often before it gives up on a layer that does not come to rest.
 const LAST_TRIES: u32 = 3;
 
-/// Finds what changed in one upper directory, round by round.
+/// Finds what changed in one upper directory and in the volumes that belong to it, round by round.
 ///
 /// After an error it is of no use any more: what the other end has is not known.
 pub struct Tracker {
-    upper: OwnedFd,
     clock: Clock,
+    reader: Reader,
+    /// The upper directory, then the volumes.
+    roots: Vec<Root>,
+}
+
+/// One of them.
+struct Root {
+    /// Its number in streams.
+    number: u8,
+    kind: Kind,
+    dir: OwnedFd,
     model: Model,
     mapped: Mapped,
-    reader: Reader,
+    /// Whether the other end has had anything of it.
+    is_begun: bool,
 }
 
 /// Files that some process stored into through memory, or may have.
@@ -67,12 +79,25 @@ impl Tracker {
     /// kernel's notifications miss writes through `io_submit`. `clock`: see [`Stamp::clock`].
     pub fn new(upper: OwnedFd, clock: impl Fn() -> Stamp + Send + 'static) -> Tracker {
         Tracker {
-            upper,
             clock: Clock::new(clock),
-            model: Model::default(),
-            mapped: Mapped::default(),
             reader: Reader::new(),
+            roots: vec![Root::new(0, Kind::Upper, upper)],
         }
+    }
+
+    /// From its first round on it also covers these volumes, in the order of their paths.
+    ///
+    /// # Panics
+    ///
+    /// There are more than [`MAX_VOLUMES`].
+    #[must_use]
+    pub fn with_volumes(mut self, volumes: Vec<Volume>) -> Tracker {
+        assert!(volumes.len() <= MAX_VOLUMES, "more volumes than a stream numbers");
+        self.roots.extend((1..).zip(volumes).map(|(number, volume)| {
+            let kind = Kind::Volume(volume.at().clone());
+            Root::new(number, kind, volume.into())
+        }));
+        self
     }
 
     /// One round while the container runs: writes what differs from what earlier rounds sent.
@@ -122,7 +147,7 @@ impl Tracker {
             let unsettled = self.pass(trust, &mut sink, &mut figures)?;
             self.clock.read();
             match unsettled {
-                Some(path) if tries == LAST_TRIES => return Err(LayerError::Changing(path.to_string())),
+                Some(path) if tries == LAST_TRIES => return Err(LayerError::Changing(path)),
                 None if trust == Trust::None || !self.clock.is_doubtful() => break,
                 _ => {}
             }
@@ -131,9 +156,45 @@ impl Tracker {
     }
 
     fn remember(&mut self, mapped: &BTreeSet<Vec<u8>>) {
-        for path in mapped {
-            let known = RelPath::new(path.clone()).is_ok_and(|path| !path.is_root());
-            if let Ok(stat) = statat(self.upper.as_fd(), path.as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+        self.roots.iter_mut().for_each(|root| root.remember(mapped));
+    }
+
+    /// Gives the container's path of something that has to be looked at once more.
+    fn pass(
+        &mut self,
+        trust: Trust,
+        sink: &mut Sink<'_>,
+        figures: &mut RoundFigures,
+    ) -> Result<Option<String>, LayerError> {
+        let (clock, reader) = (&mut self.clock, &mut self.reader);
+        let mut unsettled = None;
+        for root in &mut self.roots {
+            // The engine has put the image's own files into a new volume: what was deleted of them stays deleted.
+            let fresh = root.kind != Kind::Upper && !root.is_begun;
+            root.is_begun = true;
+            sink.turn(root.number, fresh)?;
+            unsettled = unsettled.or(root.pass(trust, clock, reader, sink, figures)?);
+        }
+        Ok(unsettled)
+    }
+}
+
+impl Root {
+    fn new(number: u8, kind: Kind, dir: OwnedFd) -> Root {
+        Root {
+            number,
+            kind,
+            dir,
+            model: Model::default(),
+            mapped: Mapped::default(),
+            is_begun: false,
+        }
+    }
+
+    fn remember(&mut self, mapped: &BTreeSet<Vec<u8>>) {
+        for path in mapped.iter().filter_map(|path| self.kind.within(path)) {
+            let known = RelPath::new(path.to_vec()).is_ok_and(|path| !path.is_root());
+            if let Ok(stat) = statat(self.dir.as_fd(), path, AtFlags::SYMLINK_NOFOLLOW)
                 && known
             {
                 self.mapped.inodes.insert(stat.st_ino);
@@ -141,31 +202,45 @@ impl Tracker {
                     record.mapped = true;
                 }
             }
-            self.mapped.paths.insert(path.clone());
+            self.mapped.paths.insert(path.to_vec());
         }
     }
 
-    /// Gives the path of something that has to be looked at once more.
+    /// As [`Tracker::pass`].
     fn pass(
         &mut self,
         trust: Trust,
+        clock: &mut Clock,
+        reader: &mut Reader,
+        sink: &mut Sink<'_>,
+        figures: &mut RoundFigures,
+    ) -> Result<Option<String>, LayerError> {
+        let unsettled = self.look(trust, clock, reader, sink, figures);
+        match &self.kind {
+            Kind::Upper => Ok(unsettled?.map(|path| path.to_string())),
+            Kind::Volume(at) => {
+                let unsettled = unsettled.map_err(|error| error.within(at))?;
+                Ok(unsettled.map(|path| format!("{at}{path}")))
+            }
+        }
+    }
+
+    fn look(
+        &mut self,
+        trust: Trust,
+        clock: &mut Clock,
+        reader: &mut Reader,
         sink: &mut Sink<'_>,
         figures: &mut RoundFigures,
     ) -> Result<Option<RelPath>, LayerError> {
         let start = Instant::now();
-        let wall = self.clock.read();
-        let findings = scan(self.upper.as_fd(), &self.model, trust)?;
+        let wall = clock.read();
+        let dir: BorrowedFd<'_> = self.dir.as_fd();
+        let findings = scan(dir, &self.kind, &self.model, trust)?;
         let scanned = Instant::now();
         figures.walk += scanned - start;
         figures.looked += findings.looked;
-        let mut emit = Emit::new(
-            self.upper.as_fd(),
-            &mut self.model,
-            &mut self.clock,
-            &mut self.reader,
-            &self.mapped,
-            sink,
-        );
+        let mut emit = Emit::new(dir, &mut self.model, clock, reader, &self.mapped, sink);
         let unsettled = emit.run(findings, wall)?;
         figures.read += emit.read;
         figures.reading += scanned.elapsed();

@@ -104,7 +104,10 @@ fn a_base_that_cannot_run_or_move_is_refused() {
     ));
     let mut with_volume = base();
     with_volume.config.volumes.insert("/v".into());
-    assert!(build(&service(r#","volumes":"ignore""#), &with_volume).is_ok());
+    for policy in ["ignore", "copy"] {
+        let service = service(&format!(r#","volumes":"{policy}""#));
+        assert!(build(&service, &with_volume).is_ok(), "{policy}");
+    }
     assert!(matches!(
         refused(|b| b.identity.diff_ids = vec![digest(1); 121]),
         SpecError::TooDeep { .. }
@@ -117,6 +120,20 @@ fn a_base_that_cannot_run_or_move_is_refused() {
     odd.config.stop_signal = Some("SIGRTMIN+3".into());
     let declared = service(r#","stop":{"signal":"SIGINT"}"#);
     assert_eq!(build(&declared, &odd).unwrap().stop_signal, StopSignal::SigInt);
+}
+
+#[test]
+fn volumes_are_numbered_by_their_clean_paths_if_they_move() {
+    let mut base = base();
+    base.config.volumes = ["/var/lib/x/", "data", "/data", "/a/./b/../c", "/var/lib/x"]
+        .map(str::to_owned)
+        .into();
+    let copied = |policy: &str| {
+        let service = service(&format!(r#","volumes":"{policy}""#));
+        copied_volumes(&service, &base.config)
+    };
+    assert_eq!(copied("copy"), ["/a/c", "/data", "/var/lib/x"]);
+    assert!(copied("ignore").is_empty() && copied("refuse").is_empty());
 }
 
 /// What an engine commits of a container that was built from `base()` and a declaration with A=b.

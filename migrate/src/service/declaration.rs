@@ -82,6 +82,8 @@ pub enum Volumes {
     Refuse,
     /// It runs, and starts with empty volumes wherever it comes: what it keeps there can be made anew.
     Ignore,
+    /// It runs, and its volumes move with it, by the live method only: a committed image holds none.
+    Copy,
 }
 
 /// Health probe of a service.

@@ -60,6 +60,7 @@ fn unknown_keys_are_refused() {
 fn each_wrong_key_is_named() {
     let rows = [
         (r#","sharing":"node""#, "sharing"),
+        (r#","stateless":true,"volumes":"copy""#, "volumes"),
         (r#","health":{"path":"healthz"}"#, "health.path"),
         (r#","health":{"path":"/a b"}"#, "health.path"),
         (r#","health":{"interval":"0s"}"#, "health.interval"),
@@ -151,11 +152,16 @@ fn the_declaration_hash_covers_what_runs_and_nothing_else() {
         r#","resources":{"memory":"65MiB"}"#,
         r#","resources":{"pids":7}"#,
         r#","stateless":true"#,
+        r#","volumes":"ignore""#,
+        r#","volumes":"copy""#,
         r#","stop":{"signal":"SIGTERM"}"#,
         r#","health":{"path":"/other"}"#,
     ] {
         assert_ne!(service(other).declaration_hash(), base, "{other}");
     }
+    let volumes = |policy: &str| service(&format!(r#","volumes":"{policy}""#)).declaration_hash();
+    assert_eq!(volumes("refuse"), base);
+    assert_ne!(volumes("ignore"), volumes("copy"));
 }
 
 #[test]

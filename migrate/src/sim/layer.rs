@@ -150,7 +150,7 @@ impl DirRoot {
         self.check()?;
         let writer = self.writer.clone();
         let figures = blocking(move || {
-            let figures = layer::apply(writer.upper.as_fd(), &mut File::from(stream)).map_err(unapplied)?;
+            let figures = layer::apply(writer.upper.as_fd(), &[], &mut File::from(stream)).map_err(unapplied)?;
             let told = ApplyFigures::from(&figures);
             let mut touched = writer.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.push(figures.touched);
@@ -168,7 +168,7 @@ impl DirRoot {
         blocking(move || {
             let mut touched = writer.touched.lock().unwrap_or_else(PoisonError::into_inner);
             for touched in touched.iter() {
-                layer::sync(writer.upper.as_fd(), touched).map_err(unapplied)?;
+                layer::sync(writer.upper.as_fd(), &[], touched).map_err(unapplied)?;
             }
             touched.clear();
             Ok(())

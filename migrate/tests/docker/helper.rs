@@ -23,7 +23,7 @@ use crate::engine::Engine;
 use crate::service::{contiguous, launch, layer, load_base, service, spec, wait_for_numbers};
 
 /// A helper in a thread of its own with a helper's rights; it ends with the tests.
-fn helper(engine: &Engine, network: Option<&str>) -> Helper {
+pub(crate) fn helper(engine: &Engine, network: Option<&str>) -> Helper {
     let folder = engine.spool("helper");
     let socket = folder.join(format!("socket-{}", network.unwrap_or("any")));
     let settings = Settings {
@@ -41,13 +41,13 @@ fn helper(engine: &Engine, network: Option<&str>) -> Helper {
     Helper::new(&socket)
 }
 
-fn gated(engine: &Engine, mut spec: ContainerSpec) -> (ContainerSpec, GateFolder) {
+pub(crate) fn gated(engine: &Engine, mut spec: ContainerSpec) -> (ContainerSpec, GateFolder) {
     let gate = GateFolder::prepare(&engine.spool("gates"), &spec.name).unwrap();
     spec.gate = Some(gate.path().to_owned());
     (spec, gate)
 }
 
-fn refusal<T: std::fmt::Debug>(outcome: Result<T, HelperError>) -> Refusal {
+pub(crate) fn refusal<T: std::fmt::Debug>(outcome: Result<T, HelperError>) -> Refusal {
     match outcome {
         Err(HelperError::Refused(refusal)) => refusal,
         other => panic!("not refused: {other:?}"),
@@ -78,7 +78,7 @@ fn pipe(bytes: Vec<u8>) -> OwnedFd {
     reader.into()
 }
 
-fn wait_readable(fd: impl AsFd) {
+pub(crate) fn wait_readable(fd: impl AsFd) {
     let limit = Timespec {
         tv_sec: 60,
         tv_nsec: 0,
@@ -86,7 +86,7 @@ fn wait_readable(fd: impl AsFd) {
     assert_eq!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)), Ok(1));
 }
 
-fn inside(pid: u32, path: &str) -> PathBuf {
+pub(crate) fn inside(pid: u32, path: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/root/{path}"))
 }
 

@@ -9,3 +9,4 @@ mod gate;
 mod helper;
 mod images;
 mod service;
+mod volumes;

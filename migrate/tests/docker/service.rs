@@ -15,12 +15,17 @@ pub(crate) const NAME: &str = "blosm-test/counter:1";
 pub(crate) const SESSION: [u8; 32] = [0xab; 32];
 
 /// Counts on from the last number in the log; ends at once on SIGTERM unless STUBBORN is set.
-const SCRIPT: &str = "[ -n \"$STUBBORN\" ] && trap '' TERM || trap 'exit 0' TERM; \
+pub(crate) const SCRIPT: &str = "[ -n \"$STUBBORN\" ] && trap '' TERM || trap 'exit 0' TERM; \
     n=$(wc -l < /log 2>/dev/null || echo 0); \
     while :; do n=$((n+1)); echo $n >> /log; sleep 0.02; done";
 
 /// The base's one layer, the same bytes each time.
 pub(crate) fn layer() -> Vec<u8> {
+    layer_with(&[])
+}
+
+/// The same, with small files in it.
+pub(crate) fn layer_with(files: &[(&str, &str)]) -> Vec<u8> {
     let busybox = std::fs::read("/bin/busybox").expect("busybox-static is needed");
     let mut tar = tar::Builder::new(Vec::new());
     let header = |size: usize, mode| {
@@ -42,28 +47,37 @@ pub(crate) fn layer() -> Vec<u8> {
         tar.append_link(&mut link, format!("bin/{applet}"), "busybox")
             .unwrap();
     }
+    for (path, text) in files {
+        tar.append_data(&mut header(text.len(), 0o644), path, text.as_bytes())
+            .unwrap();
+    }
     tar.into_inner().unwrap()
 }
 
 /// Puts the base on an engine. The same bytes give the same identity on each.
 pub(crate) async fn load_base(engine: &Engine) -> Image {
-    let bytes = layer();
-    let diff_id = Digest::of(&bytes);
+    let config = serde_json::json!({
+        "Env": ["PATH=/bin", "MODE=base"],
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Cmd": [SCRIPT],
+        "WorkingDir": "/",
+        "Labels": {"maker": "tests"},
+        "ExposedPorts": {"80/tcp": {}},
+        "Healthcheck": {"Test": ["CMD", "/bin/false"]},
+    });
+    load_image(engine, &layer(), config).await
+}
+
+/// Puts an image of one layer on an engine, under the service's name.
+pub(crate) async fn load_image(engine: &Engine, layer: &[u8], config: serde_json::Value) -> Image {
+    let diff_id = Digest::of(layer);
     let path = engine.spool("base").join("layer.tar");
-    std::fs::write(&path, &bytes).unwrap();
+    std::fs::write(&path, layer).unwrap();
     let config = serde_json::json!({
         "architecture": engine.docker.info().architecture,
         "os": "linux",
         "created": "2024-01-01T00:00:00Z",
-        "config": {
-            "Env": ["PATH=/bin", "MODE=base"],
-            "Entrypoint": ["/bin/sh", "-c"],
-            "Cmd": [SCRIPT],
-            "WorkingDir": "/",
-            "Labels": {"maker": "tests"},
-            "ExposedPorts": {"80/tcp": {}},
-            "Healthcheck": {"Test": ["CMD", "/bin/false"]},
-        },
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [diff_id.to_string()]},
         "history": [{"created": "2024-01-01T00:00:00Z"}],
     });
@@ -71,7 +85,7 @@ pub(crate) async fn load_base(engine: &Engine) -> Image {
         diff_id,
         LayerFile {
             path,
-            size: bytes.len() as u64,
+            size: layer.len() as u64,
         },
     )]);
     let image = SparseImage::new(NAME, config.to_string().into_bytes(), &[diff_id], &files);

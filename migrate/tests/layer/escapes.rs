@@ -13,57 +13,57 @@ use crate::tree;
 const HEAD: &[u8] = b"bLayer\0\x01";
 const DELETE: u8 = 1;
 const DIR: u8 = 2;
-const DIR_META: u8 = 3;
+pub(crate) const DIR_META: u8 = 3;
 const SMALL: u8 = 4;
 const LARGE: u8 = 5;
-const SYMLINK: u8 = 9;
+pub(crate) const SYMLINK: u8 = 9;
 const LINK: u8 = 10;
 const FIFO: u8 = 11;
-const META: u8 = 13;
-const FRESH: &[u8] = &[0];
-const EMPTIED: &[u8] = &[1];
+pub(crate) const META: u8 = 13;
+pub(crate) const FRESH: &[u8] = &[0];
+pub(crate) const EMPTIED: &[u8] = &[1];
 
-fn bytes(of: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(of: &[u8]) -> Vec<u8> {
     [&(of.len() as u32).to_le_bytes(), of].concat()
 }
 
-fn meta(mode: u16) -> Vec<u8> {
+pub(crate) fn meta(mode: u16) -> Vec<u8> {
     // Mode, owner, group, two times of twelve bytes, no attributes.
     [&mode.to_le_bytes()[..], &[0; 8], &[0; 24], &[0; 4]].concat()
 }
 
-fn op(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn op(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     bytes(&[&[tag], parts.concat().as_slice()].concat())
 }
 
-fn delete(path: &str) -> Vec<u8> {
+pub(crate) fn delete(path: &str) -> Vec<u8> {
     op(DELETE, &[&bytes(path.as_bytes())])
 }
 
-fn dir(path: &str, fresh: bool) -> Vec<u8> {
+pub(crate) fn dir(path: &str, fresh: bool) -> Vec<u8> {
     op(DIR, &[&bytes(path.as_bytes()), &[u8::from(fresh)]])
 }
 
-fn small(path: &str, base: &[u8]) -> Vec<u8> {
+pub(crate) fn small(path: &str, base: &[u8]) -> Vec<u8> {
     op(
         SMALL,
         &[&bytes(path.as_bytes()), base, &meta(0o4777), &bytes(b"evil")],
     )
 }
 
-fn large(path: &str, base: &[u8], size: u64) -> Vec<u8> {
+pub(crate) fn large(path: &str, base: &[u8], size: u64) -> Vec<u8> {
     op(LARGE, &[&bytes(path.as_bytes()), base, &size.to_le_bytes()])
 }
 
-fn link(path: &str, of: &str) -> Vec<u8> {
+pub(crate) fn link(path: &str, of: &str) -> Vec<u8> {
     op(LINK, &[&bytes(path.as_bytes()), &bytes(of.as_bytes())])
 }
 
-fn with_meta(tag: u8, path: &str) -> Vec<u8> {
+pub(crate) fn with_meta(tag: u8, path: &str) -> Vec<u8> {
     op(tag, &[&bytes(path.as_bytes()), &meta(0o777)])
 }
 
-fn stream(ops: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn stream(ops: &[Vec<u8>]) -> Vec<u8> {
     [HEAD, &ops.concat(), &op(0, &[])].concat()
 }
 
@@ -93,7 +93,7 @@ fn refused(what: &str, ops: &[Vec<u8>], is_right: impl Fn(&ApplyError) -> bool) 
     let pair = pair();
     let outside = tree::read(&pair.dir.path().join("outside"));
     let target = history::open(&pair.target());
-    let error = apply(target.as_fd(), &mut stream(ops).as_slice()).expect_err(what);
+    let error = apply(target.as_fd(), &[], &mut stream(ops).as_slice()).expect_err(what);
     assert!(is_right(&error), "{what}: {error:?}");
     assert!(error.is_peer_fault(), "{what}: {error:?}");
     assert_eq!(tree::read(&pair.dir.path().join("outside")), outside, "{what}");
@@ -157,7 +157,7 @@ fn a_link_is_replaced_itself() {
         small("out/secret", FRESH),
         delete("in"),
     ];
-    apply(target.as_fd(), &mut stream(&ops).as_slice()).unwrap();
+    apply(target.as_fd(), &[], &mut stream(&ops).as_slice()).unwrap();
     assert_eq!(fs::read(pair.target().join("out/secret")).unwrap(), b"evil");
     assert_eq!(
         fs::read(pair.dir.path().join("outside/secret")).unwrap(),
@@ -195,7 +195,7 @@ fn a_mounted_directory_is_left_as_it_is() {
     let outside = tree::read(&pair.dir.path().join("outside"));
     let target = history::open(&pair.target());
     let ops = [dir("proc", false), with_meta(DIR_META, "proc")];
-    let figures = apply(target.as_fd(), &mut stream(&ops).as_slice()).unwrap();
+    let figures = apply(target.as_fd(), &[], &mut stream(&ops).as_slice()).unwrap();
     assert_eq!(figures.skipped, 2);
     assert_eq!(tree::read(&pair.dir.path().join("outside")), outside);
 }
@@ -231,13 +231,13 @@ fn what_is_no_stream_is_refused() {
     let target = history::open(&pair.target());
     let whole = stream(&[small("new", FRESH), delete("file")]);
     for len in 0..whole.len() {
-        let error = apply(target.as_fd(), &mut &whole[..len]).unwrap_err();
+        let error = apply(target.as_fd(), &[], &mut &whole[..len]).unwrap_err();
         assert!(matches!(error, ApplyError::Truncated), "{len}: {error:?}");
     }
-    let odd = |ops: &[Vec<u8>]| apply(target.as_fd(), &mut stream(ops).as_slice()).unwrap_err();
+    let odd = |ops: &[Vec<u8>]| apply(target.as_fd(), &[], &mut stream(ops).as_slice()).unwrap_err();
     let trailing = op(DELETE, &[&bytes(b"file"), b"x"]);
     for ops in [
-        vec![op(14, &[])],
+        vec![op(15, &[])],
         vec![op(255, &[])],
         vec![trailing],
         vec![bytes(b"")],
@@ -245,8 +245,8 @@ fn what_is_no_stream_is_refused() {
         assert!(matches!(odd(&ops), ApplyError::Malformed(_)));
     }
     let huge = [HEAD, &u32::MAX.to_le_bytes(), &[0; 100]].concat();
-    let error = apply(target.as_fd(), &mut huge.as_slice()).unwrap_err();
+    let error = apply(target.as_fd(), &[], &mut huge.as_slice()).unwrap_err();
     assert!(matches!(error, ApplyError::Malformed(_)));
-    let error = apply(target.as_fd(), &mut &b"bLayer\0\x02"[..]).unwrap_err();
+    let error = apply(target.as_fd(), &[], &mut &b"bLayer\0\x02"[..]).unwrap_err();
     assert!(matches!(error, ApplyError::Malformed(_)));
 }

@@ -63,10 +63,10 @@ fn figures_of_a_large_layer() {
         packed.write_all(&stream).unwrap();
         let packed = packed.finish().unwrap().len();
         let (start, before) = (Instant::now(), used());
-        let applied = apply(target.as_fd(), &mut stream.as_slice()).unwrap();
+        let applied = apply(target.as_fd(), &[], &mut stream.as_slice()).unwrap();
         let (apply, work) = (start.elapsed(), (used() - before) / 1000);
         let start = Instant::now();
-        let synced = sync(target.as_fd(), &applied.touched).unwrap();
+        let synced = sync(target.as_fd(), &[], &applied.touched).unwrap();
         println!(
             "{what}: {round:.1?} ({cpu} µs of processor) {figures:?}, {packed} bytes packed; applied in {apply:.1?} ({work} µs), {synced:?} in {:.1?}",
             start.elapsed()
@@ -79,7 +79,7 @@ fn figures_of_a_large_layer() {
     let stream_only = |tracker: &mut Tracker| {
         let mut stream = Vec::new();
         tracker.round(&nothing, &mut stream).unwrap();
-        apply(target.as_fd(), &mut stream.as_slice()).unwrap();
+        apply(target.as_fd(), &[], &mut stream.as_slice()).unwrap();
         let start = Instant::now();
         rustix::fs::syncfs(&target).unwrap();
         println!("the whole filesystem made durable in {:.1?}", start.elapsed());

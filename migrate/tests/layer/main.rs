@@ -11,6 +11,7 @@ mod figures;
 mod history;
 mod mounts;
 mod tree;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -38,7 +39,7 @@ fn cross(pair: &Pair, tracker: &mut Tracker, mapped: &BTreeSet<Vec<u8>>, last: b
     assert_eq!(figures.bytes, stream.len() as u64);
     let target = history::open(&pair.target());
     let applied =
-        apply(target.as_fd(), &mut stream.as_slice()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        apply(target.as_fd(), &[], &mut stream.as_slice()).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(applied.data, figures.data);
 }
 

@@ -154,7 +154,9 @@ fn migrate_status(error: &MigrateError) -> StatusCode {
             StatusCode::CONFLICT
         }
         MigrateError::Refused(_) => StatusCode::CONFLICT,
-        MigrateError::NotStateless | MigrateError::Stateless => StatusCode::BAD_REQUEST,
+        MigrateError::NotStateless | MigrateError::Stateless | MigrateError::Volumes => {
+            StatusCode::BAD_REQUEST
+        }
         MigrateError::NoDestination | MigrateError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

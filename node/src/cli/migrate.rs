@@ -96,7 +96,7 @@ pub(super) async fn run(migrate: Migrate) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows what a migration would be like; a destination that would not take the session is a failure, as it would be then.
+/// Shows what a migration would be like; a session that would not move is a failure, as it would be then.
 async fn dry_run(client: &Client, body: &Value, output: Output) -> anyhow::Result<()> {
     let assessment = client.post("/v1/migrations", body).await?;
     output.print(&assessment, || assessed(&assessment));
@@ -105,6 +105,9 @@ async fn dry_run(client: &Client, body: &Value, output: Output) -> anyhow::Resul
             "{} would not take the session now",
             text(&assessment, "destination_label")
         );
+    }
+    if assessment["method"] == "none" {
+        bail!("the session would not move: {}", text(&assessment, "why"));
     }
     Ok(())
 }

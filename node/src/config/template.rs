@@ -142,6 +142,7 @@ image = "example/counter:1@sha256:0000000000000000000000000000000000000000000000
 port = 8080
 protocol = "http"
 stateless = false
+volumes = "refuse"
 health = { path = "/healthz", interval = "50ms", timeout = "1s", start = "10s" }
 resources = { memory = "32MiB", cpu = 0.1 }
 env = { GREETING = "hello" }

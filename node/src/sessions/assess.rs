@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::link::Measured;
 use super::report::VerdictDetail;
+use super::wire::VOLUMES_BY_LIVE;
 use super::{MigrationOutcome, MigrationReport};
 
 /// What a migration would do. Nothing was moved, booked or announced for it.
@@ -25,7 +26,7 @@ pub struct Assessment {
     pub verdict: bool,
     /// The parts of that.
     pub verdict_detail: VerdictDetail,
-    /// How the container would move.
+    /// How the container would move; `none`: it would not.
     pub method: String,
     /// The method that was wanted, where another one would have to be taken.
     pub fallback: Option<String>,
@@ -43,6 +44,9 @@ pub struct Assessment {
     #[serde(flatten)]
     pub forecast: Forecast,
 }
+
+/// In the place of a method where there is none.
+const NO_METHOD: &str = "none";
 
 /// What earlier migrations let one expect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -93,6 +97,12 @@ pub(super) fn forecast(
         report.outcome == MigrationOutcome::Completed && report.method == load.method
     };
     let last = reports.iter().rev().find(like);
+    if load.method == NO_METHOD {
+        return Forecast {
+            link_mbit: link,
+            ..Forecast::default()
+        };
+    }
     // Stopping, committing and starting take what they took last time, whatever travels.
     let fixed = last.map(|report| {
         let phases = &report.phases_ms;
@@ -109,6 +119,21 @@ pub(super) fn forecast(
         link_mbit: link,
         expected_ms: travel(load.missing).map(|travel| travel + fixed.unwrap_or(0.0)),
         expected_downtime_ms: downtime,
+    }
+}
+
+/// The same for a session whose volumes move with it: any other method than the live one would leave them behind.
+pub(super) fn with_volumes(
+    (method, fallback, why): (String, Option<String>, String),
+) -> (String, Option<String>, String) {
+    match (method.as_str(), &fallback) {
+        ("live", _) => (method, fallback, why),
+        (_, None) => (NO_METHOD.to_owned(), None, VOLUMES_BY_LIVE.to_owned()),
+        (_, Some(_)) => (
+            NO_METHOD.to_owned(),
+            fallback,
+            format!("{VOLUMES_BY_LIVE}: {why}"),
+        ),
     }
 }
 
@@ -216,6 +241,24 @@ mod tests {
         let mut failed = report(1, 2, 40.0);
         failed.outcome = MigrationOutcome::Aborted;
         assert_eq!(expect("image", &[failed]).expected_downtime_ms, None);
+    }
+
+    #[test]
+    fn volumes_move_live_or_not_at_all() {
+        let takes = ["image".to_owned(), "live".to_owned()];
+        let choose = |wanted, here, there| with_volumes(choose_method(wanted, here, there));
+        assert_eq!(choose("live", &takes, &takes).0, "live");
+        let (method, fallback, why) = choose("live", &takes, &takes[..1]);
+        assert_eq!((method.as_str(), fallback.as_deref()), ("none", Some("live")));
+        assert!(
+            why.contains("volumes") && why.contains("the destination does not"),
+            "{why}"
+        );
+        let (method, fallback, why) = choose("image", &takes, &takes);
+        assert_eq!((method.as_str(), fallback), ("none", None));
+        assert!(why.contains("by the live method only"), "{why}");
+        let forecast = expect("none", &[report(1, 2, 40.0)]);
+        assert_eq!((forecast.link_mbit, forecast.expected_ms), (Some(40.0), None));
     }
 
     #[test]

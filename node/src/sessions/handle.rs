@@ -23,7 +23,7 @@ use super::report::MigrationReport;
 use super::reports::Event;
 use super::shared::{self, Shared};
 use super::view::{AmountView, EngineView, ResourcesView, SessionView};
-use super::wire::{Refusal, SessionRequest, SessionResponse};
+use super::wire::{Refusal, SessionRequest, SessionResponse, VOLUMES_BY_LIVE};
 use super::{budget, drain, judge, launch, leftovers, notice, room, submit};
 use crate::config::Method;
 use crate::gateway::Gate;
@@ -81,6 +81,9 @@ pub enum MigrateError {
     /// There is nothing to copy.
     #[error("the service is stateless, so nothing of it is copied; use --method stateless or image")]
     Stateless,
+    /// Its volumes would stay behind.
+    #[error("{VOLUMES_BY_LIVE}; use --method live")]
+    Volumes,
     /// The other end, or this one, says no.
     #[error("not now: {0}")]
     Refused(String),

@@ -13,7 +13,7 @@ use blosm_migrate::gate::{GateError, GateFolder};
 use blosm_migrate::helper::HelperError;
 use blosm_migrate::image::ExportError;
 use blosm_migrate::recreate::{self, Base, ContainerSpec, SpecError};
-use blosm_migrate::service::Service;
+use blosm_migrate::service::{Service, Volumes};
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::ServeError;
 
@@ -98,6 +98,18 @@ impl LaunchError {
 /// The pinned base of a service, as far as this engine holds it.
 pub(crate) async fn base(parts: &Parts, service: &Service) -> Result<Base, ImageError> {
     Ok(parts.engine.pinned(&service.image).await?.base())
+}
+
+/// The volumes that move with a container of the service.
+pub(crate) async fn copied_volumes(parts: &Parts, service: &Service) -> Result<Vec<String>, ImageError> {
+    match service.volumes {
+        Volumes::Copy => Ok(recreate::copied_volumes(
+            service,
+            &base(parts, service).await?.config,
+        )),
+        // The engine need not be asked.
+        Volumes::Refuse | Volumes::Ignore => Ok(Vec::new()),
+    }
 }
 
 /// Creates the container of a session from `image` and this node's own declaration, and gives the engine's id of it. It

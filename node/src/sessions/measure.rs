@@ -2,6 +2,8 @@
 
 use blosm_ledger::Metadata;
 use blosm_migrate::docker::Image;
+use blosm_migrate::helper::HelperError;
+use blosm_migrate::recreate;
 use blosm_migrate::service::Service;
 
 use super::launch::{self, LaunchError};
@@ -14,6 +16,8 @@ pub(super) struct Measured {
     pub(super) metadata: Metadata,
     /// The image that runs.
     pub(super) image: Image,
+    /// Paths of the volumes that move with it.
+    pub(super) volumes: Vec<String>,
 }
 
 /// Measures the container of that name; the engine takes some time for it.
@@ -23,10 +27,15 @@ pub(super) async fn measure(
     container: &str,
 ) -> Result<Measured, LaunchError> {
     let base = launch::base(parts, service).await?;
-    // Each takes its time: processor use is measured over a span, sizes by a walk through the files.
-    let (usage, sizes) = tokio::join!(parts.engine.usage(container), parts.engine.sizes(container));
-    let (usage, sizes) = (usage?, sizes?);
     let (container_id, image) = running_image(parts, container).await?;
+    let volumes = recreate::copied_volumes(service, &base.config);
+    // Each takes its time: processor use is measured over a span, sizes by a walk through the files.
+    let (usage, sizes, in_volumes) = tokio::join!(
+        parts.engine.usage(container),
+        parts.engine.sizes(container),
+        weigh(parts, &container_id, &volumes)
+    );
+    let (usage, sizes) = (usage?, sizes?);
     let (gpu_usage, gpu_memory) = gpu(parts, service);
     let addresses = parts.config.net.advertise.iter().map(ToString::to_string);
     let metadata = Metadata {
@@ -35,8 +44,8 @@ pub(super) async fn measure(
         container_id,
         service: service.name.clone(),
         declaration_hash: service.declaration_hash(),
-        total_size: sizes.total,
-        writable_size: sizes.writable,
+        total_size: sizes.total.saturating_add(in_volumes),
+        writable_size: sizes.writable.saturating_add(in_volumes),
         memory: usage.memory,
         cpu_usage: u32::try_from(usage.cpu_milli).unwrap_or(u32::MAX),
         gpu_usage,
@@ -47,6 +56,20 @@ pub(super) async fn measure(
     Ok(Measured {
         metadata: metadata.rounded(),
         image,
+        volumes,
+    })
+}
+
+/// Bytes of the volumes that move with a container. Without a layer helper they do not move, so that they count as
+/// nothing.
+async fn weigh(parts: &Parts, container_id: &str, volumes: &[String]) -> u64 {
+    if volumes.is_empty() {
+        return 0;
+    }
+    let bytes = async { parts.engine.source(container_id).await?.weigh_volumes().await };
+    bytes.await.unwrap_or_else(|error: HelperError| {
+        tracing::info!(container_id, %error, "the size of its volumes is not known");
+        0
     })
 }
 

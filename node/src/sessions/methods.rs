@@ -170,6 +170,8 @@ async fn look(parts: &Parts) -> Live {
         return match with(parts, service).await {
             Ok(true) => Live::Works,
             Ok(false) => Live::Off(NoLive::NotOverlay),
+            // A declaration that no container can be built from says nothing of the method.
+            Err(LaunchError::Spec(_)) => continue,
             Err(error) => {
                 tracing::warn!(service = service.name, %error, "a gated container can't be prepared");
                 Live::Off(NoLive::NoGate)

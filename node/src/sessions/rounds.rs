@@ -71,6 +71,7 @@ impl RoundError {
             HelperError::NotThere { .. } => NoLive::NoHelper,
             HelperError::Refused(Refusal::Unreadable(_)) => NoLive::NotOverlay,
             HelperError::Refused(Refusal::Unsupported(_)) => NoLive::OverlayFeature,
+            HelperError::Refused(Refusal::Volumes(_)) | HelperError::OtherVolumes { .. } => NoLive::Volumes,
             _ => NoLive::Failed,
         }
     }

@@ -208,6 +208,9 @@ pub(crate) enum NoLive {
     /// The engine did not start a gated container, or the helper does not see into it.
     #[error("a gated container can't be prepared; see the log there")]
     NoGate = 4,
+    /// A volume of the container is none that can be carried.
+    #[error("the container's volumes can't be carried; see the log there")]
+    Volumes = 5,
 }
 
 /// Why a member is asked to take a session.
@@ -300,6 +303,14 @@ pub(crate) struct SourceFigures {
     pub(crate) max_stall_us: u64,
 }
 
+/// Why a session whose volumes are copied does not move as an image.
+pub(crate) const VOLUMES_BY_LIVE: &str =
+    "the session's volumes (volumes = \"copy\") move by the live method only";
+
+fn because(no_live: &Option<NoLive>) -> String {
+    no_live.map_or_else(String::new, |why| format!(": {why}"))
+}
+
 /// Why a peer says no. Internal text never crosses the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, BorshSerialize, BorshDeserialize, thiserror::Error)]
 #[borsh(use_discriminant = true)]
@@ -349,6 +360,10 @@ pub(crate) enum Refusal {
     /// The peer is drained: it takes no session.
     #[error("the peer is drained; `blosm undrain` on it ends that")]
     Drained = 13,
+    /// The session has volumes that move with it, and another method than the live one would leave them behind. With why
+    /// the peer can't give it live, if that was asked for.
+    #[error("{VOLUMES_BY_LIVE}{}", because(.0))]
+    Volumes(Option<NoLive>) = 14,
 }
 
 /// Encodes a message of this protocol.

@@ -22,3 +22,4 @@ mod restarts;
 mod scenario;
 mod state;
 mod tools;
+mod volumes;

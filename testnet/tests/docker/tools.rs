@@ -24,21 +24,26 @@ const CHANGES: [&str; 5] = [
 
 /// Builds it on the first engine, loads it into the others, and gives how a declaration pins it.
 pub(crate) async fn place(testnet: &Testnet) -> String {
+    import(testnet, NAME, &CHANGES, root_file_system()).await
+}
+
+/// The same with any image: what a Dockerfile would say of it, and the tar of its files.
+pub(crate) async fn import(testnet: &Testnet, name: &str, changes: &[&str], root: Vec<u8>) -> String {
     let first = testnet.engine(1);
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
-        .repo(NAME)
+        .repo(name)
         .tag(TAG)
-        .changes(CHANGES.map(str::to_owned).to_vec())
+        .changes(changes.iter().copied().map(str::to_owned).collect())
         .build();
     let client = first.client().unwrap();
-    let root = bollard::body_full(Bytes::from(root_file_system()));
+    let root = bollard::body_full(Bytes::from(root));
     let mut lines = std::pin::pin!(client.create_image(Some(options), Some(root), None));
     while let Some(line) = lines.next().await {
         line.unwrap();
     }
     let tar = testnet.state().dir.join("tools.tar");
-    let name = format!("{NAME}:{TAG}");
+    let name = format!("{name}:{TAG}");
     image::save(&first, &name, &tar).await.unwrap();
     for host in testnet.state().hosts.iter().skip(1) {
         image::load(&testnet.engine(host.number), &tar).await.unwrap();
@@ -46,39 +51,55 @@ pub(crate) async fn place(testnet: &Testnet) -> String {
     format!("{name}@sha256:{}", config_digest(&tar).unwrap())
 }
 
-fn root_file_system() -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, kind: tar::EntryType, mode: u32, bytes: &[u8]| {
+/// The tar of a root file system, all of which belongs to the user.
+pub(crate) struct Root(tar::Builder<Vec<u8>>);
+
+impl Root {
+    /// Folders and the service.
+    pub(crate) fn new() -> Root {
+        let mut root = Root(tar::Builder::new(Vec::new()));
+        for folder in ["data/", "dev/", "etc/", "proc/", "sys/", "tmp/"] {
+            root.add(folder, tar::EntryType::Directory, 0o755, &[]);
+        }
+        root.add("counter", tar::EntryType::Regular, 0o755, COUNTER);
+        root
+    }
+
+    /// One more entry.
+    pub(crate) fn add(&mut self, path: &str, kind: tar::EntryType, mode: u32, bytes: &[u8]) {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_uid(USER);
         header.set_gid(USER);
         header.set_size(bytes.len() as u64);
-        builder
-            .append_data(&mut header, path.trim_start_matches('/'), bytes)
-            .unwrap();
-    };
-    for folder in ["data/", "dev/", "etc/", "proc/", "sys/", "tmp/"] {
-        add(folder, tar::EntryType::Directory, 0o755, &[]);
+        let path = path.trim_start_matches('/');
+        self.0.append_data(&mut header, path, bytes).unwrap();
     }
-    add("counter", tar::EntryType::Regular, 0o755, COUNTER);
+
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0.into_inner().unwrap()
+    }
+}
+
+fn root_file_system() -> Vec<u8> {
+    let mut root = Root::new();
     let program = blosm_testnet::shell::find("sqlite3").expect("sqlite3 is not on the PATH: install sqlite3");
     for library in libraries(&program) {
-        add(
+        root.add(
             &library,
             tar::EntryType::Regular,
             0o755,
             &std::fs::read(&library).unwrap(),
         );
     }
-    add(
+    root.add(
         SQLITE,
         tar::EntryType::Regular,
         0o755,
         &std::fs::read(&program).unwrap(),
     );
-    builder.into_inner().unwrap()
+    root.finish()
 }
 
 /// The shared libraries of a program and what loads them, by their paths.

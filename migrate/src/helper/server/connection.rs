@@ -108,6 +108,15 @@ impl Connection {
                 self.holds = Holds::Gated(gated);
                 Ok((Reply::Gated(facts), None))
             }
+            (Request::Volumes, None) => {
+                let paths = match &mut self.holds {
+                    Holds::Source(source) => source.take_volumes()?,
+                    Holds::Gated(gated) => gated.take_volumes()?,
+                    Holds::Nothing => return Err(Refusal::OutOfPlace.into()),
+                };
+                Ok((Reply::Volumes(paths), None))
+            }
+            (Request::Weigh, None) => Ok((Reply::Weight(self.source()?.weigh()?), None)),
             (Request::Round, None) => self.source()?.round(),
             (Request::Last, None) => self.source()?.last(),
             (Request::Signal(signal), None) => {

@@ -11,9 +11,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::Settings;
 use super::connection::{Undone, failed};
 use super::mount::upper_directory;
-use crate::docker::{Container, Docker, EngineError, Store, exit};
+use super::volumes::{self, Found};
+use crate::docker::{Container, Docker, EngineError, MountedVolume, Store, exit};
 use crate::helper::protocol::{ContainerId, Marker, Refusal};
-use crate::recreate::{LABEL_NETWORK, LABEL_SESSION};
+use crate::recreate::{LABEL_NETWORK, LABEL_SESSION, volume_paths};
 
 /// The container engine, asked anew each time: it may have been started again.
 pub(super) struct Engine<'a>(pub(super) &'a Settings);
@@ -66,6 +67,9 @@ pub(super) struct Held {
     process: OwnedFd,
     /// The root as the container sees it.
     pub(super) root: OwnedFd,
+    /// Paths of the volumes that its image declares, in order.
+    declared: Vec<String>,
+    mounted: Vec<MountedVolume>,
 }
 
 impl Held {
@@ -83,6 +87,8 @@ impl Held {
             pid,
             process,
             root,
+            declared: volume_paths(&container.declared_volumes),
+            mounted: container.volumes,
         };
         held.check()?;
         Ok(held)
@@ -114,6 +120,13 @@ impl Held {
         poll(&mut look, Some(&Timespec::default()))
             .map(|ready| ready > 0)
             .map_err(failed("cannot tell whether the process has exited"))
+    }
+
+    /// The volumes that its image declares, in the order of their paths.
+    pub(super) fn volumes(&self) -> Result<Vec<Found>, Undone> {
+        let found = volumes::open(&self.root, &self.declared, &self.mounted)?;
+        self.check()?;
+        Ok(found)
     }
 
     /// The upper directory of its root.

@@ -9,13 +9,17 @@ use rustix::io::Errno;
 
 use super::connection::{Undone, failed};
 use super::container::{Held, has_marker};
+use super::volumes::Found;
 use crate::gate;
 use crate::helper::protocol::{ApplyFigures, Gated, Marker, Refusal, text};
-use crate::layer::{self, ApplyError, Touched};
+use crate::layer::{self, ApplyError, Touched, Volume};
 
 pub(super) struct GatedContainer {
     held: Held,
     upper: Result<OwnedFd, Refusal>,
+    volumes: Vec<Volume>,
+    /// Whether something was written already, or the volumes are held.
+    is_settled: bool,
     /// What no sync has made durable yet.
     touched: Vec<Touched>,
 }
@@ -32,6 +36,8 @@ impl GatedContainer {
         Ok(Self {
             held,
             upper,
+            volumes: Vec::new(),
+            is_settled: false,
             touched: Vec::new(),
         })
     }
@@ -43,10 +49,28 @@ impl GatedContainer {
         }
     }
 
+    /// From now on streams may be for the volumes, too. Gives their paths.
+    pub(super) fn take_volumes(&mut self) -> Result<Vec<String>, Undone> {
+        if self.is_settled {
+            return Err(Refusal::OutOfPlace.into());
+        }
+        check_gate(&self.held)?;
+        let found = self.held.volumes()?;
+        let paths = found.iter().map(|volume| volume.path.clone()).collect();
+        self.volumes = found
+            .into_iter()
+            .map(Found::for_writing)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.is_settled = true;
+        Ok(paths)
+    }
+
     /// Applies a stream as it comes. A container that passes its gate meanwhile is found out afterwards.
     pub(super) fn apply(&mut self, stream: OwnedFd) -> Result<ApplyFigures, Undone> {
         check_gate(&self.held)?;
-        let figures = layer::apply(self.held.root.as_fd(), &mut File::from(stream)).map_err(undone)?;
+        self.is_settled = true;
+        let root = self.held.root.as_fd();
+        let figures = layer::apply(root, &self.volumes, &mut File::from(stream)).map_err(undone)?;
         let report = ApplyFigures::from(&figures);
         self.touched.push(figures.touched);
         check_gate(&self.held)?;
@@ -56,7 +80,7 @@ impl GatedContainer {
     pub(super) fn sync(&mut self) -> Result<(), Undone> {
         check_gate(&self.held)?;
         for touched in &self.touched {
-            layer::sync(self.held.root.as_fd(), touched).map_err(undone)?;
+            layer::sync(self.held.root.as_fd(), &self.volumes, touched).map_err(undone)?;
         }
         self.touched.clear();
         Ok(())

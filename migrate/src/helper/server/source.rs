@@ -1,4 +1,4 @@
-//! A source: its writable layer is read while it runs, and once more after its exit.
+//! A source: its writable layer and its volumes are read while it runs, and once more after its exit.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,6 +12,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::connection::{Answer, Undone, failed};
 use super::container::{Held, has_marker};
 use super::mapped::mapped_files;
+use super::volumes::Found;
 use crate::helper::protocol::{Marker, Refusal, Reply, text};
 use crate::layer::{LayerError, RoundFigures, Stamp, Tracker};
 use crate::service::StopSignal;
@@ -25,6 +26,8 @@ pub(super) struct SourceContainer {
     upper: OwnedFd,
     /// Gone after the last pass or a failed one: what the other end has is then not known.
     tracker: Option<Tracker>,
+    /// Whether something was read already, or the volumes are held.
+    is_settled: bool,
     /// Files that some process had mapped at any look.
     mapped: BTreeSet<Vec<u8>>,
     spool: PathBuf,
@@ -39,9 +42,36 @@ impl SourceContainer {
             held,
             upper,
             tracker: Some(tracker),
+            is_settled: false,
             mapped: BTreeSet::new(),
             spool: spool.to_owned(),
         })
+    }
+
+    /// From now on rounds tell of the volumes, too. Gives their paths.
+    pub(super) fn take_volumes(&mut self) -> Result<Vec<String>, Undone> {
+        if self.is_settled {
+            return Err(Refusal::OutOfPlace.into());
+        }
+        let found = self.held.volumes()?;
+        let paths = found.iter().map(|volume| volume.path.clone()).collect();
+        let volumes = found
+            .into_iter()
+            .map(Found::for_reading)
+            .collect::<Result<Vec<_>, _>>()?;
+        let tracker = self.tracker.take().ok_or(Refusal::OutOfPlace)?;
+        self.tracker = Some(tracker.with_volumes(volumes));
+        self.is_settled = true;
+        Ok(paths)
+    }
+
+    /// What the volumes take on the disk, bytes.
+    pub(super) fn weigh(&self) -> Result<u64, Undone> {
+        let mut bytes = 0;
+        for found in self.held.volumes()? {
+            bytes += found.for_reading()?.bytes().map_err(undone)?;
+        }
+        Ok(bytes)
     }
 
     /// What changed since the last round, in a file without a name.
@@ -91,6 +121,7 @@ impl SourceContainer {
         pass: impl FnOnce(&mut Tracker, &BTreeSet<Vec<u8>>, &mut dyn Write) -> Result<RoundFigures, LayerError>,
     ) -> Result<Answer, Undone> {
         let mut tracker = self.tracker.take().ok_or(Refusal::OutOfPlace)?;
+        self.is_settled = true;
         let spooled = "cannot write to the spool";
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = openat(CWD, &self.spool, flags, Mode::RUSR).map_err(failed(spooled))?;

@@ -1,6 +1,8 @@
 //! The source's side of a hand-over: what [`blosm_migrate::session::Source`] decides, carried out.
 
 use blosm_ledger::{Claim, HandOver, Hash};
+use blosm_migrate::engine::SourceLayer;
+use blosm_migrate::helper::HelperError;
 use blosm_migrate::service::StopSignal;
 use blosm_migrate::session::{Gave, Refused};
 
@@ -116,16 +118,18 @@ impl Actor {
             destination: from,
             claim: transaction.hash(),
         })?;
-        let (way, no_live) = match self.grants.way(&attempt) {
+        let agreed = match self.grants.way(&attempt) {
             // Said again, because the first answer was lost.
-            Some(way) if way.method() == wanted => (way, None),
-            _ => match self.way(wanted).await {
-                Ok(way) => way,
-                Err(refusal) => {
-                    self.tell_source(Input::Cancel { attempt, from })?;
-                    return Err(refusal);
-                }
-            },
+            Some(way) if way.method() == wanted => Ok((way, None)),
+            _ => self.way(wanted).await,
+        };
+        let (way, no_live) = match agreed {
+            Ok(agreed) => agreed,
+            Err(refusal) => {
+                self.tell_source(Input::Cancel { attempt, from })?;
+                self.grants.end(&attempt);
+                return Err(refusal);
+            }
         };
         let record = self.record();
         let image = record
@@ -148,23 +152,47 @@ impl Actor {
         Ok(SessionResponse::Accepted { method, no_live })
     }
 
-    /// How this node gives the container to a member that wants it in that way.
+    /// How this node gives the container to a member that wants it in that way. As an image only if that leaves no volume
+    /// behind.
     async fn way(&self, wanted: Method) -> Result<(Way, Option<NoLive>), Refusal> {
-        let stateless = self.service().is_some_and(|service| service.stateless);
+        let service = self.service();
+        let volumes = match &service {
+            Some(service) => launch::copied_volumes(&self.parts, service).await,
+            None => Ok(Vec::new()),
+        };
+        let volumes = volumes.map_err(|error| {
+            tracing::warn!(session = %self.id, %error, "its volumes are not known now");
+            Refusal::NotReady
+        })?;
         let running = self.live.as_ref().map(|live| &live.running);
-        let images = self.parts.engine.has_images();
+        let mut no_live = None;
         match (wanted, running) {
-            (Method::Stateless, _) if stateless => Ok((Way::Stateless, None)),
-            (Method::Live, Some(running)) => match self.parts.engine.source(&running.id).await {
-                Ok(layer) => Ok((Way::live(Rounds::new(layer)), None)),
+            (Method::Stateless, _) if service.as_ref().is_some_and(|service| service.stateless) => {
+                return Ok((Way::Stateless, None));
+            }
+            (Method::Live, Some(running)) => match self.hold(running, &volumes).await {
+                Ok(layer) => return Ok((Way::live(Rounds::new(layer)), None)),
                 Err(error) => {
                     tracing::info!(session = %self.id, %error, "can't be given live");
-                    let image = (Way::Image, Some(RoundError::no_live(&error)));
-                    images.then_some(image).ok_or(Refusal::NotReady)
+                    no_live = Some(RoundError::no_live(&error));
                 }
             },
-            _ => images.then_some((Way::Image, None)).ok_or(Refusal::NotReady),
+            _ => {}
         }
+        if !self.parts.engine.has_images() {
+            Err(Refusal::NotReady)
+        } else if volumes.is_empty() {
+            Ok((Way::Image, no_live))
+        } else {
+            Err(Refusal::Volumes(no_live))
+        }
+    }
+
+    /// Has the helper take hold of the container's layer and volumes.
+    async fn hold(&self, running: &Running, volumes: &[String]) -> Result<SourceLayer, HelperError> {
+        let layer = self.parts.engine.source(&running.id).await?;
+        layer.take_volumes(volumes).await?;
+        Ok(layer)
     }
 
     async fn cancel(&mut self, from: PublicKey, attempt: Attempt) -> Result<SessionResponse, JournalClosed> {

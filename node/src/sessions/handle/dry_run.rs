@@ -1,7 +1,7 @@
 //! `blosm migrate --dry-run`: the container is measured here, the destination judges it, and nothing follows.
 
 use super::*;
-use crate::sessions::assess::{Assessment, Load, choose_method, forecast};
+use crate::sessions::assess::{Assessment, Load, choose_method, forecast, with_volumes};
 use crate::sessions::measure::measure;
 use crate::sessions::wire::Assessed;
 
@@ -50,7 +50,15 @@ impl SessionsHandle {
         let missing = writable.saturating_add(lacking_bytes(&assessed.lacking, sizes.as_deref(), image.size));
         let wanted = parts.methods.fitting(method, Some(service));
         let (method, fallback, why) = match parts.methods.no_images() {
-            None => choose_method(wanted.as_str(), &parts.methods.available(), &assessed.methods),
+            None => {
+                let here = parts.methods.available();
+                let chosen = choose_method(wanted.as_str(), &here, &assessed.methods);
+                if measured.volumes.is_empty() {
+                    chosen
+                } else {
+                    with_volumes(chosen)
+                }
+            }
             Some(why) => {
                 let fallback = (method == Method::Image).then(|| method.to_string());
                 (wanted.to_string(), fallback, why.to_owned())

@@ -113,14 +113,21 @@ impl SessionsHandle {
     ) -> Result<String, MigrateError> {
         let (session, to) = self.order(prefix, to)?;
         let parts = &self.0.parts;
-        let stateless = parts
+        let service = parts
             .journal
             .record(&session)
-            .and_then(|record| parts.config.services.get(&record.service).cloned())
-            .is_some_and(|service| service.stateless);
-        match how.method {
-            Some(Method::Stateless) if !stateless => return Err(MigrateError::NotStateless),
-            Some(Method::Live) if stateless => return Err(MigrateError::Stateless),
+            .and_then(|record| parts.config.services.get(&record.service).cloned());
+        let stateless = service.as_ref().is_some_and(|service| service.stateless);
+        match (how.method, &service) {
+            (Some(Method::Stateless), _) if !stateless => return Err(MigrateError::NotStateless),
+            (Some(Method::Live), _) if stateless => return Err(MigrateError::Stateless),
+            (Some(Method::Image), Some(service)) => {
+                // What the engine can't tell now, the source finds out when it is asked for the image.
+                let volumes = launch::copied_volumes(parts, service).await;
+                if volumes.is_ok_and(|volumes| !volumes.is_empty()) {
+                    return Err(MigrateError::Volumes);
+                }
+            }
             _ => {}
         }
         match self.send_away(session, to, how).await {

@@ -12,6 +12,7 @@ use std::io::{PipeWriter, Write};
 use blosm_migrate::engine::GatedRoot;
 use blosm_migrate::image::live_root;
 use blosm_migrate::precopy::{self, Next, Precopy};
+use blosm_migrate::recreate;
 use blosm_migrate::transfer::RoundManifest;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -82,6 +83,8 @@ impl Incoming {
         .await?;
         let running = launch::start_gated(&self.parts, service, &name, id).await?;
         let root = self.parts.engine.gated(&running.id).await?;
+        root.take_volumes(&recreate::copied_volumes(service, &base.config))
+            .await?;
         // A staged image that the container stands on stays as long as the container.
         self.container_image = self.staged.pop();
         let image_name = self.container_image.clone().unwrap_or(image.id);
