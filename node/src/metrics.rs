@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::config::Config;
@@ -37,6 +37,8 @@ pub struct Metrics {
     migrate_total: IntCounterVec,
     /// Whether a container can come and go by the method: 1 or 0.
     migrate_method_available: GaugeVec,
+    /// How often the node's own layer helper has ended.
+    helper_ended_total: IntCounter,
     /// Longest time for which a request of the session waited because of a completed migration.
     migrate_downtime_seconds: HistogramVec,
     /// Requests answered by the gateway, by service, route and status code.
@@ -71,6 +73,11 @@ impl Metrics {
             let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(counters.clone())).map(|()| counters)
         };
+        let ended = IntCounter::new(
+            "blosm_helper_ended_total",
+            "Times that the layer helper which the node itself has started has ended",
+        )?;
+        registry.register(Box::new(ended.clone()))?;
         let downtime = HistogramVec::new(
             HistogramOpts::new(
                 "blosm_migrate_downtime_seconds",
@@ -98,6 +105,7 @@ impl Metrics {
                 "Whether a container can come and go by the method",
                 &["method"],
             )?,
+            helper_ended_total: ended,
             migrate_downtime_seconds: downtime,
             gateway_requests_total: counters(
                 "blosm_gateway_requests_total",
@@ -178,6 +186,13 @@ impl Metrics {
             .set(f64::from(u8::from(available)));
     }
 
+    /// How often the node's own layer helper has ended.
+    pub fn helper_ended(&self, times: u64) {
+        // Only the task that looks after the methods counts.
+        self.helper_ended_total
+            .inc_by(times.saturating_sub(self.helper_ended_total.get()));
+    }
+
     /// Where the ledger stands.
     pub fn ledger(&self, height: u64, confirmed_height: u64, members: usize) {
         self.ledger_height.set(i64::try_from(height).unwrap_or(i64::MAX));
@@ -242,6 +257,8 @@ mod tests {
         metrics.peers(2);
         metrics.migration("image", "completed", Some(Duration::from_millis(300)));
         metrics.migration("image", "aborted", None);
+        metrics.helper_ended(2);
+        metrics.helper_ended(3);
         metrics.gateway_request("counter", "local", 200);
         metrics.resources(
             Amount {
@@ -263,6 +280,7 @@ mod tests {
             "blosm_net_peers 2",
             "blosm_migrate_total{method=\"image\",outcome=\"completed\"} 1",
             "blosm_migrate_total{method=\"image\",outcome=\"aborted\"} 1",
+            "blosm_helper_ended_total 3",
             "blosm_migrate_downtime_seconds_sum{method=\"image\"} 0.3",
             "blosm_migrate_downtime_seconds_count{method=\"image\"} 1",
             "blosm_gateway_requests_total{code=\"200\",route=\"local\",service=\"counter\"} 1",

@@ -8,6 +8,7 @@ use blosm_migrate::placement::{Bookings, Position};
 use blosm_migrate::resources::{Probe, Readings, ResourceError};
 use blosm_migrate::session::Pending;
 use blosm_net::NetHandle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::ChainHandle;
@@ -29,6 +30,8 @@ pub(crate) struct Parts {
     pub net: NetHandle,
     /// What runs the containers.
     pub engine: Engine,
+    /// How often the layer helper has ended, if this process has started it; news also when another one listens.
+    pub helper_ended: Option<watch::Receiver<u64>>,
     /// Which methods work here.
     pub methods: Methods,
     /// The session journal.

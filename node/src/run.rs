@@ -38,10 +38,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const ADMIT_AGAIN: Duration = Duration::from_millis(500);
 
 /// What the command line says about a run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// An authority seals without having heard from half of the other members.
     pub alone: bool,
+    /// How often the layer helper that this process has started has ended, if it has started one. There is news also
+    /// when another one listens.
+    pub helper_ended: Option<watch::Receiver<u64>>,
 }
 
 /// Why a node did not start, or ended.
@@ -140,6 +143,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         net: net.clone(),
         methods: Methods::new(engine.has_images()),
         engine,
+        helper_ended: options.helper_ended,
         journal,
         probe: Mutex::new(probe),
         bookings: Mutex::new(bookings),

@@ -45,12 +45,16 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
     log_to_stderr(&run.log)?;
     let lock = run::lock(&config)?;
     // Before any other thread is there: rights are a thread's own, and later ones inherit them.
-    OwnHelper::start(&config, &run.log)?;
+    let helper_ended = OwnHelper::start(&config, &run.log)?;
+    let options = RunOptions {
+        alone: run.alone,
+        helper_ended,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run::run(config, RunOptions { alone: run.alone }, lock))?;
+    runtime.block_on(run::run(config, options, lock))?;
     Ok(())
 }
 

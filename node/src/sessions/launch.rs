@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 
 use blosm_ledger::SessionId;
 use blosm_migrate::docker::{EngineError, ImageError, Opened, Started};
-use blosm_migrate::engine::Engine;
+use blosm_migrate::engine::{Engine, Runtime};
 use blosm_migrate::gate::{GateError, GateFolder};
 use blosm_migrate::helper::HelperError;
 use blosm_migrate::image::ExportError;
 use blosm_migrate::recreate::{self, Base, ContainerSpec, SpecError};
-use blosm_migrate::service::{Service, Volumes};
+use blosm_migrate::service::{Service, StopSignal, Volumes};
 use blosm_migrate::session::Attempt;
 use blosm_migrate::transfer::ServeError;
 
 use super::rounds::RoundError;
+use super::taken;
+use crate::config::Config;
 use crate::parts::Parts;
 
 /// So long after a start health is asked for more often than declared: a service that listens within milliseconds should
@@ -80,9 +82,26 @@ pub(crate) enum LaunchError {
     Ended(String),
     /// It never answered its health check.
     #[error(
-        "the container {0} did not answer its health check within {1:?}; see `docker logs {0}` and health.path"
+        "the container {container} at {address} did not answer its health check within {within:?} ({last}); see `docker logs {container}` and health.path"
     )]
-    Unhealthy(String, Duration),
+    Unhealthy {
+        /// Its name.
+        container: String,
+        /// Where it was asked.
+        address: SocketAddr,
+        /// For how long.
+        within: Duration,
+        /// What the last question came to.
+        last: String,
+    },
+    /// It listens, and connections to its address are refused.
+    #[error("the container {container} listens, and something else answers at its address {address}")]
+    AddressTaken {
+        /// Its name.
+        container: String,
+        /// The engine's address for it.
+        address: SocketAddr,
+    },
 }
 
 impl LaunchError {
@@ -110,6 +129,14 @@ pub(crate) async fn copied_volumes(parts: &Parts, service: &Service) -> Result<V
         // The engine need not be asked.
         Volumes::Refuse | Volumes::Ignore => Ok(Vec::new()),
     }
+}
+
+/// The pinned base of a service, and the engine's name for its image: for containers that never pass their gate.
+pub(super) async fn waiting_image(parts: &Parts, service: &Service) -> Result<(Base, String), LaunchError> {
+    let base = base(parts, service).await?;
+    let image = base.identity.config_digest.to_string();
+    let image = parts.engine.image(&image).await?.map_or(image, |image| image.id);
+    Ok((base, image))
 }
 
 /// Creates the container of a session from `image` and this node's own declaration, and gives the engine's id of it. It
@@ -147,23 +174,52 @@ pub(crate) fn new_gate(parts: &Parts, name: &str) -> Result<GateFolder, LaunchEr
 }
 
 fn gates(parts: &Parts) -> PathBuf {
-    parts.config.data_dir.join("gates")
+    gates_of(&parts.config)
+}
+
+fn gates_of(config: &Config) -> PathBuf {
+    config.data_dir.join("gates")
 }
 
 /// Removes a container, and its gate with it.
 pub(crate) async fn remove(parts: &Parts, name: &str, force: bool) -> Result<(), EngineError> {
-    parts.engine.remove(name, force).await?;
-    match gate(parts, name).and_then(|gate| Ok(gate.remove()?)) {
+    remove_of(&parts.engine, &parts.config, name, force).await
+}
+
+/// The same, for a task that may not hold on to all parts.
+pub(super) async fn remove_of(
+    engine: &Engine,
+    config: &Config,
+    name: &str,
+    force: bool,
+) -> Result<(), EngineError> {
+    engine.remove(name, force).await?;
+    match GateFolder::of(&gates_of(config), name).and_then(|gate| gate.remove()) {
         Ok(()) => {}
         Err(error) => tracing::warn!(container = name, %error, "its gate is left"),
     }
     Ok(())
 }
 
-/// Starts a container, or adopts it if it runs, and waits until it is healthy.
+/// Starts a container, or adopts it if it runs, and waits until it is healthy. Where something else answers at its address
+/// it is started anew at another one.
 ///
 /// The caller has made sure that this node owns the session and has written down that it starts.
 pub(crate) async fn start(parts: &Parts, service: &Service, name: &str) -> Result<Running, LaunchError> {
+    match start_once(parts, service, name).await {
+        Err(error @ LaunchError::AddressTaken { address, .. }) => {
+            tracing::warn!(container = name, %error, "starting it at another address");
+            let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
+            parts.engine.stop(name, signal, service.stop.grace).await?;
+            parts.engine.settled(name).await?;
+            taken::occupy(parts, service, address.ip()).await?;
+            start_once(parts, service, name).await
+        }
+        started => started,
+    }
+}
+
+async fn start_once(parts: &Parts, service: &Service, name: &str) -> Result<Running, LaunchError> {
     open(parts, name)?;
     let container = parts
         .engine
@@ -231,28 +287,54 @@ async fn healthy(engine: &Engine, service: &Service, running: &Running) -> Resul
     let begin = Instant::now();
     let deadline = begin + service.health.start;
     let mut exit = exit(engine, running);
+    let mut listened = false;
     loop {
         let answer = client.get(&url).timeout(service.health.timeout).send();
         let answer = tokio::select! {
             answer = answer => answer,
             _ = &mut exit => return Err(LaunchError::Ended(running.container.clone())),
         };
-        if answer.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok(());
-        }
+        let eager = begin.elapsed() < EAGER;
+        let last = match answer {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => format!("status {}", answer.status()),
+            Err(error) => {
+                // Asked before: what listens now has refused nothing yet.
+                let refused = listened && error.is_connect();
+                // A simulated container has neither a process nor an address of its own.
+                let real = engine.runtime() == Runtime::Docker;
+                listened = real && !eager && taken::listens(running);
+                if refused && listened {
+                    return Err(LaunchError::AddressTaken {
+                        container: running.container.clone(),
+                        address: running.address,
+                    });
+                }
+                innermost(&error).to_string()
+            }
+        };
         if Instant::now() >= deadline {
-            return Err(LaunchError::Unhealthy(
-                running.container.clone(),
-                service.health.start,
-            ));
+            return Err(LaunchError::Unhealthy {
+                container: running.container.clone(),
+                address: running.address,
+                within: service.health.start,
+                last,
+            });
         }
-        let pause = if begin.elapsed() < EAGER {
+        let pause = if eager {
             EAGER_LOOK.min(service.health.interval)
         } else {
             service.health.interval
         };
         tokio::time::sleep(pause).await;
     }
+}
+
+/// The cause below all others: it says what the network did.
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .unwrap_or(error)
 }
 
 /// Ends when the container's first process has.

@@ -1,5 +1,5 @@
-//! Which methods work on this node. The live one is proven by doing it: once at the start, and again until there is an
-//! image to do it with.
+//! Which methods work on this node. The live one is proven by doing it: at the start, again until there is an image to do
+//! it with, and again when its helper was gone.
 
 use std::sync::RwLock;
 use std::time::Duration;
@@ -8,13 +8,14 @@ use blosm_ledger::{Hash, SessionId};
 use blosm_migrate::helper::Marker;
 use blosm_migrate::service::Service;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::launch::{self, LaunchError};
 use super::wire::NoLive;
 use crate::config::Method;
 use crate::parts::Parts;
 
-/// Between two tries while no service's image is here, or the helper does not answer.
+/// Between two looks: at whether the helper answers, and at whether a service's image is here.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of the live method here.
@@ -128,40 +129,75 @@ impl Methods {
     }
 }
 
-/// Proves the live method until it is known whether it works.
+/// Proves the live method, and again after its helper was gone: from its end until then the method is off.
 pub(super) async fn prove(parts: std::sync::Arc<Parts>) {
+    let mut ended = parts.helper_ended.clone();
     loop {
-        let live = look(&parts).await;
-        let known = parts.methods.live();
-        if live != known {
-            match live {
-                Live::Works => tracing::info!("the live method works here"),
-                Live::Off(why) => match parts.methods.no_images() {
-                    None => tracing::warn!(%why, "the live method is off; containers move as images"),
-                    Some(_) => tracing::warn!(%why, "the live method is off"),
-                },
-                Live::Unproven => {}
-            }
-        }
-        parts.methods.set(live);
-        parts.metrics.method_available("live", live == Live::Works);
-        // A helper that is started later, or an image that comes later, is found.
-        if live == Live::Works {
+        let live = match parts.methods.live() {
+            Live::Works => still(&parts).await,
+            Live::Unproven | Live::Off(_) => look(&parts).await,
+        };
+        note(&parts, live);
+        if live == Live::Works && parts.engine.helper().is_none() {
             return;
         }
         tokio::select! {
+            // A helper that is started later, or an image that comes later, is found; so is the end of a helper that
+            // somebody else has started.
             () = tokio::time::sleep(AGAIN) => {}
+            times = news(&mut ended) => {
+                parts.metrics.helper_ended(times);
+                // It was proven with another one.
+                note(&parts, Live::Off(NoLive::NoHelper));
+            }
             () = parts.stop.cancelled() => return,
         }
     }
 }
 
-async fn look(parts: &Parts) -> Live {
-    if let Some(helper) = parts.engine.helper()
-        && let Err(error) = helper.hello().await
+/// What is known now.
+fn note(parts: &Parts, live: Live) {
+    if live != parts.methods.live() {
+        match live {
+            Live::Works => tracing::info!("the live method works here"),
+            Live::Off(why) => match parts.methods.no_images() {
+                None => tracing::warn!(%why, "the live method is off; containers move as images"),
+                Some(_) => tracing::warn!(%why, "the live method is off"),
+            },
+            Live::Unproven => {}
+        }
+    }
+    parts.methods.set(live);
+    parts.metrics.method_available("live", live == Live::Works);
+}
+
+/// Waits for news of the node's own helper, and gives how often it has ended. Without one: for ever.
+async fn news(ended: &mut Option<watch::Receiver<u64>>) -> u64 {
+    if let Some(ended) = ended
+        && ended.changed().await.is_ok()
     {
-        tracing::debug!(%error, "no layer helper");
-        return Live::Off(NoLive::NoHelper);
+        return *ended.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+/// What was proven holds while the helper answers.
+async fn still(parts: &Parts) -> Live {
+    let Some(helper) = parts.engine.helper() else {
+        return Live::Works;
+    };
+    match helper.hello().await {
+        Ok(_) => Live::Works,
+        Err(error) => {
+            tracing::debug!(%error, "no layer helper");
+            Live::Off(NoLive::NoHelper)
+        }
+    }
+}
+
+async fn look(parts: &Parts) -> Live {
+    if let off @ Live::Off(_) = still(parts).await {
+        return off;
     }
     for service in parts.config.services.values() {
         if parts.engine.pinned(&service.image).await.is_err() {
@@ -198,9 +234,7 @@ async fn write_and_see(
     name: &str,
     marker: Marker,
 ) -> Result<bool, LaunchError> {
-    let base = launch::base(parts, service).await?;
-    let image = base.identity.config_digest.to_string();
-    let image = parts.engine.image(&image).await?.map_or(image, |image| image.id);
+    let (base, image) = launch::waiting_image(parts, service).await?;
     // No session's: the label only has to be there.
     let session = SessionId(Hash::digest("blosm/proof-container", &marker.0).0);
     let gate = launch::new_gate(parts, name)?;

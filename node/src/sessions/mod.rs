@@ -40,6 +40,7 @@ mod room;
 mod rounds;
 mod shared;
 mod submit;
+mod taken;
 mod view;
 mod wire;
 

@@ -1,5 +1,10 @@
 //! Nodes that die at the worst moment of a migration.
 
+use std::fs::File;
+
+use blosm_testnet::HostSpec;
+use bollard::query_parameters::InspectContainerOptions;
+
 use crate::scenario::{self, Scenario, eventually};
 
 /// Takes about four seconds on the testnet's links.
@@ -75,6 +80,34 @@ async fn engine_killed_under_the_serving_owner() {
     scenario.served_by(2).await;
     assert_eq!(scenario.running().iter().map(|i| i.host).collect::<Vec<_>>(), [2]);
     scenario.end(2).await;
+}
+
+#[tokio::test]
+async fn engine_killed_while_somebody_holds_its_containers_network() {
+    let mut spec = scenario::still(1);
+    // Without a helper no container is made to prove the live method, and this one has the first address.
+    spec.hosts[0] = HostSpec {
+        extra: "[helper]\nsocket = \"/nonexistent/helper.sock\"".parse().unwrap(),
+        ..HostSpec::default()
+    };
+    let mut scenario = Scenario::drive(scenario::up(spec).await, 1).await;
+    let mut log = scenario.follow(1);
+    let container = scenario.running().remove(0).container;
+    let engine = scenario.testnet.engine(1).client().unwrap();
+    let found = engine
+        .inspect_container(&container, None::<InspectContainerOptions>)
+        .await
+        .unwrap();
+    let pid = found.state.unwrap().pid.unwrap();
+    // Its interface stays on the engine's bridge, and refuses connections to an address that the engine gives again.
+    let held = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    scenario.testnet.kill_engine(1).unwrap();
+    scenario.testnet.start_engine(1).await.unwrap();
+    scenario.served_by(1).await;
+    let told: String = log.lines().unwrap().concat();
+    assert!(told.contains("something else answers at its address"), "{told}");
+    drop(held);
+    scenario.end(1).await;
 }
 
 #[tokio::test]

@@ -1,9 +1,13 @@
 //! The ways to move a container: which one is taken, and when none is.
 
-use blosm_testnet::HostSpec;
+use std::path::Path;
+
 use blosm_testnet::car::CarPlan;
+use blosm_testnet::process::Process;
 use blosm_testnet::service_log::ServiceLog;
+use blosm_testnet::{HostSpec, Testnet, sweep};
 use reqwest::Method;
+use rustix::process::Signal;
 
 use crate::moves::all_answered;
 use crate::scenario::{Scenario, eventually, finish, still, up};
@@ -45,6 +49,47 @@ async fn without_a_helper_at_the_destination_the_move_falls_back_to_the_image() 
     assert!(why.contains("live") && why.contains("helper"), "{report:#}");
     scenario.served_by(2).await;
     all_answered(&scenario.end(2).await);
+}
+
+#[tokio::test]
+async fn a_helper_that_dies_is_started_again_and_proves_itself_again() {
+    let scenario = Scenario::drive(up(still(2)).await, 1).await;
+    eventually("live works", || live_works(&scenario.testnet, 1)).await;
+    let mut log = scenario.follow(1);
+    let dir = scenario.testnet.state().host_dir(1);
+    let [dies] = helpers(&dir).try_into().unwrap();
+    dies.signal(Signal::KILL);
+    let mut told = String::new();
+    eventually("live was off, and works again", || {
+        told.extend(log.lines().unwrap());
+        let off = told.find("the live method is off");
+        let again = off.and_then(|at| told[at..].find("the live method works here"));
+        std::future::ready(again.is_some())
+    })
+    .await;
+    assert!(told.contains("the layer helper ended"), "{told}");
+    assert!(live_works(&scenario.testnet, 1).await);
+    let again = helpers(&dir);
+    assert!(again.len() == 1 && again[0] != dies, "{again:?}");
+    let report = scenario.moved(1, 2).await;
+    assert_eq!(report["method"], "live", "{report:#}");
+    scenario.served_by(2).await;
+    all_answered(&scenario.end(2).await);
+}
+
+/// The processes that serve as the layer helper of the node in that folder.
+fn helpers(dir: &Path) -> Vec<Process> {
+    let serves = |process: &Process| {
+        let words = sweep::command_line(process.pid);
+        words.iter().any(|word| word == "--until-stdin-ends")
+    };
+    sweep::programs(dir).into_iter().filter(serves).collect()
+}
+
+async fn live_works(testnet: &Testnet, host: usize) -> bool {
+    let status = testnet.client(host).unwrap().get("/v1/status").await.unwrap();
+    let mut methods = status["methods"].as_array().unwrap().iter();
+    methods.any(|method| method["method"] == "live" && method["available"] == true)
 }
 
 #[tokio::test]
