@@ -12,6 +12,8 @@ use crate::transaction::{DecodeError, Transaction};
 
 /// The header version that this crate writes and reads.
 pub const HEADER_VERSION: u16 = 1;
+/// A version that is further ahead than this is no later version but junk, whose sender is at fault.
+const MAX_LEAP: u16 = 255;
 
 /// What a block's hash covers. The seal is outside it: see [`Certificate`].
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
@@ -110,6 +112,11 @@ impl SealedBlock {
     /// Decodes canonical bytes. Every length is checked against the protocol's limits before what it announces is
     /// decoded: the whole, the number of transactions, each transaction, the number of signatures.
     pub fn decode(bytes: &[u8]) -> Result<SealedBlock, DecodeError> {
+        SealedBlock::decode_up_to(bytes, HEADER_VERSION)
+    }
+
+    /// [`SealedBlock::decode`] for a reader of header versions up to `newest`.
+    pub(crate) fn decode_up_to(bytes: &[u8], newest: u16) -> Result<SealedBlock, DecodeError> {
         if bytes.len() > MAX_BLOCK_BYTES {
             return Err(DecodeError::TooLarge {
                 found: bytes.len(),
@@ -117,7 +124,7 @@ impl SealedBlock {
             });
         }
         let rest = &mut { bytes };
-        let header = read_header(rest)?;
+        let header = read_header(rest, newest)?;
         let transactions = read_transactions(rest)?;
         let certificate = Certificate::read(rest)?;
         if !rest.is_empty() {
@@ -131,12 +138,15 @@ impl SealedBlock {
 }
 
 /// Decodes a header, telling a later version apart from wrong bytes.
-fn read_header(rest: &mut &[u8]) -> Result<Header, DecodeError> {
+fn read_header(rest: &mut &[u8], newest: u16) -> Result<Header, DecodeError> {
     let version = read::<u16>(&mut { *rest })?;
-    if version != HEADER_VERSION {
-        return Err(DecodeError::UnknownVersion(version));
+    if (HEADER_VERSION..=newest).contains(&version) {
+        Ok(read(rest)?)
+    } else if version > newest && version - newest <= MAX_LEAP {
+        Err(DecodeError::UnknownVersion(version))
+    } else {
+        Err(DecodeError::Malformed)
     }
-    Ok(read(rest)?)
 }
 
 /// Decodes a list of transactions, each within its own limit.
@@ -187,6 +197,11 @@ mod tests {
         let mut bytes = vec![0u8; 1000];
         bytes[0] = 2;
         assert_eq!(SealedBlock::decode(&bytes), Err(DecodeError::UnknownVersion(2)));
+        // Neither an earlier version nor junk is one.
+        for version in [0u16, HEADER_VERSION + MAX_LEAP + 1, u16::MAX] {
+            bytes[..2].copy_from_slice(&version.to_le_bytes());
+            assert_eq!(SealedBlock::decode(&bytes), Err(DecodeError::Malformed));
+        }
         assert_eq!(SealedBlock::decode(&[1]), Err(DecodeError::Malformed));
         assert_eq!(SealedBlock::decode(&[]), Err(DecodeError::Malformed));
     }

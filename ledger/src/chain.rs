@@ -74,6 +74,8 @@ pub struct Chain {
     authorities_hash: Hash,
     head: Head,
     state: State,
+    /// The newest header version that is read, and the one that is sealed.
+    version: u16,
 }
 
 /// A block that a quorum of this network's authorities sealed. Nothing is known yet of its place or its body.
@@ -152,6 +154,7 @@ impl Chain {
             genesis: Arc::new(genesis),
             head,
             state,
+            version: HEADER_VERSION,
         }
     }
 
@@ -165,6 +168,17 @@ impl Chain {
     #[must_use]
     pub fn chain_id(&self) -> Hash {
         self.chain_id
+    }
+
+    /// The newest header version that this chain reads, and the one that it seals.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.version
+    }
+
+    /// Makes it the chain of a later version of this program.
+    pub(crate) fn pretend(&mut self, version: u16) {
+        self.version = version;
     }
 
     /// The newest imported block.
@@ -182,7 +196,7 @@ impl Chain {
     /// Checks what needs nothing but the genesis: network, limits, authority set, certificate.
     pub fn certify(&self, sealed: SealedBlock) -> Result<CertifiedBlock, ImportError> {
         let header = &sealed.block.header;
-        if header.version != HEADER_VERSION {
+        if !(HEADER_VERSION..=self.version).contains(&header.version) {
             return Err(ImportError::UnknownVersion(header.version));
         }
         if header.chain_id != self.chain_id {
@@ -339,7 +353,7 @@ impl Chain {
         }
         let (roots, changes) = state.seal_changes();
         let header = Header {
-            version: HEADER_VERSION,
+            version: self.version,
             chain_id: self.chain_id,
             height,
             timestamp_ms: now_ms.max(self.head.timestamp_ms.saturating_add(1)),

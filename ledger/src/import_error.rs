@@ -5,6 +5,7 @@ use thiserror::Error;
 use crate::certificate::CertificateError;
 use crate::hash::Hash;
 use crate::key::PublicKey;
+use crate::newer::Newer;
 use crate::refusal::Refusal;
 use crate::store::StoreError;
 use crate::transaction::{DecodeError, TransactionError};
@@ -165,7 +166,7 @@ impl ImportError {
     #[must_use]
     pub fn verdict(&self) -> GossipVerdict {
         match self {
-            ImportError::Decode(error) if error.needs_upgrade() => GossipVerdict::Ignore,
+            ImportError::Decode(error) if error.newer().is_some() => GossipVerdict::Ignore,
             ImportError::UnknownVersion(_)
             | ImportError::Orphan { .. }
             | ImportError::Stale { .. }
@@ -198,7 +199,7 @@ impl ImportError {
     #[must_use]
     pub fn penalty(&self) -> Penalty {
         match self {
-            ImportError::Decode(error) if error.needs_upgrade() => Penalty::None,
+            ImportError::Decode(error) if error.newer().is_some() => Penalty::None,
             ImportError::UnknownVersion(_)
             | ImportError::Orphan { .. }
             | ImportError::Stale { .. }
@@ -227,13 +228,41 @@ impl ImportError {
         }
     }
 
-    /// Whether a newer version of this program would read the block.
+    /// What a newer version of this program would read in the block, if that is what is wrong.
     #[must_use]
-    pub fn needs_upgrade(&self) -> bool {
+    pub fn newer(&self) -> Option<Newer> {
         match self {
-            ImportError::Decode(error) => error.needs_upgrade(),
-            ImportError::UnknownVersion(_) => true,
-            _ => false,
+            ImportError::Decode(error) => error.newer(),
+            ImportError::UnknownVersion(version) => Some(Newer::Header(*version)),
+            _ => None,
+        }
+    }
+    /// A short name for metrics; none for a block that is only early, late or known.
+    #[must_use]
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            ImportError::Orphan { .. } | ImportError::Stale { .. } => None,
+            ImportError::Decode(error) => Some(error.reason()),
+            ImportError::UnknownVersion(_) => Some("newer"),
+            ImportError::OtherNetwork(_) => Some("other_network"),
+            ImportError::TooLarge { .. } | ImportError::TooMany { .. } | ImportError::TransactionSize(_) => {
+                Some("too_large")
+            }
+            ImportError::AuthoritySet | ImportError::Proposer(_) | ImportError::Certificate(_) => {
+                Some("certificate")
+            }
+            ImportError::Equivocation { .. } => Some("equivocation"),
+            ImportError::Body
+            | ImportError::Parent { .. }
+            | ImportError::Timestamp { .. }
+            | ImportError::Nonce { .. }
+            | ImportError::ConfirmedHeight(_)
+            | ImportError::Transaction { .. }
+            | ImportError::Duplicate(_)
+            | ImportError::Refused { .. }
+            | ImportError::MembersRoot
+            | ImportError::SessionsRoot => Some("block"),
+            ImportError::Store(_) | ImportError::Stopped => Some("store"),
         }
     }
 }

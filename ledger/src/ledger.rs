@@ -1,13 +1,17 @@
 //! The ledger as the node runs it: chain, store, and on the authority the pool and the seal. Synchronous: it waits for
 //! the disk, so it belongs on a thread of its own.
 
+mod confirm;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 use thiserror::Error;
 use tracing::error;
 
-use crate::acks::{Acks, Confirmations};
+use crate::ack::Ack;
+use crate::acks::Acks;
 use crate::block::SealedBlock;
 use crate::chain::{Chain, CheckedBlock, Head, Proposal};
 use crate::genesis::{Genesis, GenesisError};
@@ -33,6 +37,8 @@ pub struct Ledger {
     key: Option<SecretKey>,
     pool: Pool,
     acks: Acks,
+    /// The newest acknowledgement of every member, as it was signed.
+    signed: BTreeMap<PublicKey, Ack>,
     dropped: Vec<(Hash, Refusal)>,
     /// A write failed or the authority is known to have sealed twice: nothing is sealed or imported until a restart,
     /// since it is not known what is on disk.
@@ -91,23 +97,6 @@ pub struct SealedTransaction {
     pub transaction: Transaction,
 }
 
-/// An acknowledgement that does not count.
-#[derive(Debug, Error)]
-pub enum AckError {
-    /// The sender is no member. Its fault.
-    #[error("{0} is no member")]
-    NotMember(PublicKey),
-    /// The height is above the head here. Nobody's fault when this node has lost its tail.
-    #[error("height {0} is above the head here")]
-    AboveHead(u64),
-    /// The block of that height is another. The sender holds another chain.
-    #[error("the block of height {0} is another here")]
-    OtherBlock(u64),
-    /// The store failed. Our fault.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 impl Ledger {
     /// Opens or makes the ledger in the directory `path`. With a `key` that is the single authority's, this node seals;
     /// any other node's key changes nothing.
@@ -121,6 +110,7 @@ impl Ledger {
         let mut ledger = Ledger {
             pool: Pool::new(loaded.state.clone()),
             acks: Acks::starting_at(loaded.head.confirmed_height),
+            signed: BTreeMap::new(),
             chain: Chain::at(genesis, loaded.head, loaded.state),
             store,
             key,
@@ -129,6 +119,26 @@ impl Ledger {
         };
         ledger.count_ourselves()?;
         Ok(ledger)
+    }
+
+    /// [`Ledger::open`] as a later version of this program would, whose newest header version is `version`. For tests of
+    /// the nodes that meet it.
+    #[doc(hidden)]
+    pub fn open_as(
+        path: &Path,
+        genesis: Genesis,
+        key: Option<SecretKey>,
+        version: u16,
+    ) -> Result<Ledger, LedgerError> {
+        let mut ledger = Ledger::open(path, genesis, key)?;
+        ledger.chain.pretend(version);
+        Ok(ledger)
+    }
+
+    /// The newest header version that this node reads, and the one that it seals.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        self.chain.version()
     }
 
     /// The newest block.
@@ -229,6 +239,11 @@ impl Ledger {
         Ok(Some(sealed))
     }
 
+    /// Decodes a block of any header version that this node reads; see [`SealedBlock::decode`].
+    pub fn decode(&self, bytes: &[u8]) -> Result<SealedBlock, ImportError> {
+        Ok(SealedBlock::decode_up_to(bytes, self.chain.version())?)
+    }
+
     /// Verifies a block and makes it the head. It is on disk, synced, before this returns.
     pub fn import(&mut self, sealed: SealedBlock) -> Result<Imported, ImportError> {
         if self.stopped {
@@ -303,38 +318,6 @@ impl Ledger {
         Ok(blocks)
     }
 
-    /// Notes a member's acknowledgement that it holds the block `hash` of height `height` and all before it.
-    pub fn record_ack(&mut self, from: PublicKey, height: u64, hash: Hash) -> Result<(), AckError> {
-        if !self.state().members().contains(&from) {
-            return Err(AckError::NotMember(from));
-        }
-        if height > self.head().height {
-            return Err(AckError::AboveHead(height));
-        }
-        let ours = self.hash_at(height)?;
-        if ours != Some(hash) {
-            return Err(AckError::OtherBlock(height));
-        }
-        self.acks.record(from, height);
-        self.advance_confirmed()?;
-        Ok(())
-    }
-
-    /// How many members are known here to hold the block of a height; `None` above the head. Only the sealer hears of
-    /// all of them.
-    pub fn confirmations(&self, height: u64) -> Result<Option<Confirmations>, StoreError> {
-        Ok(self.store.header(height)?.map(|(header, _)| {
-            self.acks
-                .confirmations(height, header.member_count, self.state().members())
-        }))
-    }
-
-    /// The highest height that 90 % of the members hold: what the acknowledgements say, or a header if that says more.
-    #[must_use]
-    pub fn confirmed_height(&self) -> u64 {
-        self.acks.confirmed_height().max(self.head().confirmed_height)
-    }
-
     /// Transactions that waited and can no longer be sealed, each with the reason, since the last call.
     pub fn take_dropped(&mut self) -> Vec<(Hash, Refusal)> {
         std::mem::take(&mut self.dropped)
@@ -361,13 +344,6 @@ impl Ledger {
                 Err(Refusal::Stopped)
             }
         }
-    }
-
-    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
-        if height == 0 {
-            return Ok(Some(self.chain_id()));
-        }
-        Ok(self.store.header(height)?.map(|(header, _)| header.hash()))
     }
 
     /// A sealed block at or below the head: the one that is here, or proof that the authority sealed twice.
@@ -399,28 +375,13 @@ impl Ledger {
             .pool
             .rebase(self.chain.state(), self.chain.head().height + 1, &sealed);
         self.remember_dropped(dropped);
-        self.acks.retain_members(self.chain.state().members());
+        let members = self.chain.state().members();
+        self.acks.retain_members(members);
+        self.signed.retain(|key, _| members.contains(key));
         // The block is imported whatever becomes of the counting.
         if let Err(error) = self.count_ourselves() {
             error!(%error, "confirmations could not be counted");
         }
-        Ok(())
-    }
-
-    /// The sealer holds what it sealed.
-    fn count_ourselves(&mut self) -> Result<(), StoreError> {
-        let Some(own) = self.key.as_ref().map(SecretKey::public) else {
-            return Ok(());
-        };
-        self.acks.record(own, self.head().height);
-        self.advance_confirmed()
-    }
-
-    fn advance_confirmed(&mut self) -> Result<(), StoreError> {
-        let store = &self.store;
-        let total_at = |height| Ok(store.header(height)?.map_or(0, |(header, _)| header.member_count));
-        self.acks
-            .advance(self.chain.head().height, self.chain.state().members(), total_at)?;
         Ok(())
     }
 

@@ -17,7 +17,8 @@
 //!       v
 //!   Chain: certify ─> CertifiedBlock ─ check ─> CheckedBlock ─ Store::write ─ commit ─> Head, State
 //!
-//!   Acks: who holds which height ─> Confirmations, confirmed_height ─> next Header
+//!   Ack, signed by a member ─> Acks: who holds which height ─> Confirmations, confirmed_height ─> next Header
+//!                                                        └─> Status, signed by the sealer ─> the members
 //! ```
 //!
 //! What always holds:
@@ -33,6 +34,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod ack;
 mod acks;
 mod block;
 mod certificate;
@@ -44,16 +46,19 @@ mod key;
 mod ledger;
 mod members;
 pub mod merkle;
+mod newer;
 mod payload;
 mod pool;
 mod refusal;
 mod session;
 mod sessions_root;
 mod state;
+mod status;
 mod store;
 mod token;
 mod transaction;
 
+pub use ack::{Ack, AckBody, AckError, MAX_SOFTWARE, VerifiedAck};
 pub use acks::{Acks, Confirmations, threshold};
 pub use block::{Block, HEADER_VERSION, Header, SealedBlock};
 pub use certificate::{Certificate, CertificateError, vote_bytes};
@@ -65,19 +70,23 @@ pub use genesis::{
 pub use hash::{Hash, ParseHexError};
 pub use import_error::{GossipVerdict, ImportError, Penalty};
 pub use key::{PublicKey, SecretKey, Signature};
-pub use ledger::{AckError, Imported, Ledger, LedgerError, SealedTransaction, Submitted};
+pub use ledger::{Imported, Ledger, LedgerError, SealedTransaction, Submitted};
 pub use members::{Evicted, Member, Members, member_leaf};
+pub use newer::Newer;
 pub use payload::{
-    Abort, Admit, Announce, Claim, Evict, FieldError, HandOver, HardFailure, Location, MAX_ADDRESS,
-    MAX_ADDRESSES, MAX_ARCHITECTURE, MAX_CONTAINER_ID, MAX_INVITED, MAX_LABEL, MAX_REASON, MAX_SERVICE,
-    Metadata, Open, Payload, RESERVED_KINDS, Release, ReleaseReason, UnknownKind, Verdict, is_service_name,
-    round_up_sixteenth,
+    Abort, Admit, Announce, Claim, Evict, FieldError, HandOver, HardFailure, KIND_NAMES, Location,
+    MAX_ADDRESS, MAX_ADDRESSES, MAX_ARCHITECTURE, MAX_CONTAINER_ID, MAX_INVITED, MAX_LABEL, MAX_REASON,
+    MAX_SERVICE, Metadata, Open, Payload, RESERVED_KINDS, Release, ReleaseReason, UnknownKind, Verdict,
+    is_service_name, round_up_sixteenth,
 };
 pub use pool::MAX_POOL_TXS;
 pub use refusal::Refusal;
 pub use session::{ClaimRecord, MAX_CLAIMS, SessionRecord, SessionStatus};
 pub use sessions_root::BUCKETS;
 pub use state::State;
+pub use status::{
+    Count, MAX_COUNTS, MAX_STATUS_BYTES, Status, StatusBody, StatusError, StatusMatch, VerifiedStatus,
+};
 pub use store::{Damage, StoreError};
 pub use token::{SessionId, TOKEN_CHARS, Token, TokenError};
 pub use transaction::{DecodeError, MAX_EXPIRY_HEIGHTS, Transaction, TransactionError};

@@ -280,6 +280,20 @@ pub enum ReleaseReason {
 #[error("transaction kind {0} needs a newer blosm")]
 pub struct UnknownKind(pub u8);
 
+/// The kinds of this version by tag.
+pub const KIND_NAMES: [&str; KINDS as usize] = [
+    "admit",
+    "evict",
+    "open",
+    "announce",
+    "claim",
+    "hand_over",
+    "abort",
+    "release",
+];
+/// How many kinds this version reads: the tags below this number.
+pub(crate) const KINDS: u8 = 8;
+
 /// The tags that later versions will give a meaning. They are fixed now, so that golden bytes survive.
 pub const RESERVED_KINDS: [(u8, &str); 7] = [
     (8, "set_authorities"),
@@ -319,7 +333,7 @@ pub struct FieldError {
 }
 
 impl Payload {
-    /// The kind's name, for metrics and logs.
+    /// The kind's name, for metrics and logs: one of [`KIND_NAMES`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::genesis::MAX_TX_BYTES;
 use crate::hash::{Hash, canonical, signing_bytes};
 use crate::key::{PublicKey, SecretKey, Signature};
+use crate::newer::Newer;
 use crate::payload::{FieldError, Payload, UnknownKind};
 
 /// How many heights above its sender's head a transaction may stay sealable.
@@ -67,12 +68,23 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// Whether the bytes may be right and this node too old to read them.
+    /// What a newer version of this program would read here, if the bytes may be right and this node too old.
     #[must_use]
-    pub fn needs_upgrade(&self) -> bool {
+    pub fn newer(&self) -> Option<Newer> {
         match self {
-            DecodeError::UnknownKind(_) | DecodeError::UnknownVersion(_) => true,
-            DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } | DecodeError::Malformed => false,
+            DecodeError::UnknownKind(UnknownKind(tag)) => Some(Newer::Kind(*tag)),
+            DecodeError::UnknownVersion(version) => Some(Newer::Header(*version)),
+            DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } | DecodeError::Malformed => None,
+        }
+    }
+
+    /// A short name for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            DecodeError::UnknownKind(_) | DecodeError::UnknownVersion(_) => "newer",
+            DecodeError::TooLarge { .. } | DecodeError::TooMany { .. } => "too_large",
+            DecodeError::Malformed => "malformed",
         }
     }
 }

@@ -101,7 +101,10 @@ fn exchange(protocol: Protocol, net8: &str) -> Exchange {
         .with_max_concurrent_streams(2 * limits.in_flight);
     request_response::Behaviour::with_codec(
         FrameCodec::new(protocol),
-        [(protocol.stream_protocol(net8), ProtocolSupport::Full)],
+        protocol
+            .stream_protocols(net8)
+            .into_iter()
+            .map(|name| (name, ProtocolSupport::Full)),
         config,
     )
 }

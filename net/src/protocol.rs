@@ -20,17 +20,20 @@ pub enum Topic {
     Tx,
     /// Sealed blocks.
     Block,
+    /// What the proposer says of its head and of who holds it.
+    Status,
 }
 
 impl Topic {
     /// All topics; every node subscribes to each of them.
-    pub const ALL: [Topic; 2] = [Topic::Tx, Topic::Block];
+    pub const ALL: [Topic; 3] = [Topic::Tx, Topic::Block, Topic::Status];
 
     /// The longest message in bytes.
     pub fn max_bytes(self) -> usize {
         match self {
             Topic::Tx => 4 * KIB,
             Topic::Block => 512 * KIB + GOSSIP_MARGIN,
+            Topic::Status => KIB,
         }
     }
 
@@ -38,6 +41,7 @@ impl Topic {
         let name = match self {
             Topic::Tx => "tx",
             Topic::Block => "block",
+            Topic::Status => "status",
         };
         IdentTopic::new(format!("/blosm/{net8}/{name}/1"))
     }
@@ -47,6 +51,7 @@ impl Topic {
         match self {
             Topic::Tx => 1,
             Topic::Block => 2,
+            Topic::Status => 4,
         }
     }
 }
@@ -127,9 +132,21 @@ impl Protocol {
         }
     }
 
-    pub(crate) fn stream_protocol(self, net8: &str) -> StreamProtocol {
-        StreamProtocol::try_from_owned(format!("/blosm/{net8}/{}/1", self.name()))
-            .expect("the name starts with a slash")
+    /// The major versions that a node offers, newest first: at most its two newest, so that a network can be upgraded
+    /// node by node. A dialler takes the first that the listener has too.
+    fn majors(self) -> &'static [u16] {
+        match self {
+            Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer => &[1],
+        }
+    }
+
+    /// The names under which this protocol is offered, in the order of preference.
+    pub(crate) fn stream_protocols(self, net8: &str) -> Vec<StreamProtocol> {
+        let name = |major: &u16| {
+            StreamProtocol::try_from_owned(format!("/blosm/{net8}/{}/{major}", self.name()))
+                .expect("the name starts with a slash")
+        };
+        self.majors().iter().map(name).collect()
     }
 }
 
@@ -153,14 +170,30 @@ mod tests {
 
     #[test]
     fn names_carry_network_and_version() {
+        let names = Protocol::Relay.stream_protocols("0a1b2c3d");
         assert_eq!(
-            Protocol::Relay.stream_protocol("0a1b2c3d").as_ref(),
-            "/blosm/0a1b2c3d/relay/1"
+            names.iter().map(StreamProtocol::as_ref).collect::<Vec<_>>(),
+            ["/blosm/0a1b2c3d/relay/1"]
         );
         assert_eq!(
             Topic::Block.ident("0a1b2c3d").hash().as_str(),
             "/blosm/0a1b2c3d/block/1"
         );
+    }
+
+    #[test]
+    fn at_most_two_versions_are_offered_newest_first() {
+        for protocol in Protocol::ALL {
+            let majors = protocol.majors();
+            assert!((1..=2).contains(&majors.len()), "{protocol:?}: {majors:?}");
+            assert!(majors.is_sorted_by(|a, b| a > b), "{protocol:?}: {majors:?}");
+        }
+    }
+
+    #[test]
+    fn topics_have_bits_of_their_own() {
+        let all = Topic::ALL.iter().fold(0, |all, topic| all | topic.bit());
+        assert_eq!(all.count_ones() as usize, Topic::ALL.len());
     }
 
     #[test]

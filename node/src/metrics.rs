@@ -12,6 +12,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::chain::LedgerMeter;
 use crate::config::Config;
 
 /// Label of services that this node does not declare.
@@ -31,8 +32,12 @@ pub struct Metrics {
     ledger_confirmed_height: IntGauge,
     /// Members of the network.
     ledger_members: IntGauge,
+    /// What happens on the ledger's thread.
+    ledger: LedgerMeter,
     /// Connected peers.
     net_peers: IntGauge,
+    /// This node's clock less the authority's; NaN while it has not been measured.
+    net_clock_offset: Gauge,
     /// Migrations that ended at this node, at their source or their destination, by method and outcome.
     migrate_total: IntCounterVec,
     /// Whether a container can come and go by the method: 1 or 0.
@@ -87,6 +92,12 @@ impl Metrics {
             &["method"],
         )?;
         registry.register(Box::new(downtime.clone()))?;
+        let clock_offset = Gauge::new(
+            "blosm_net_clock_offset_seconds",
+            "Clock of the node less that of the authority; NaN while it is not known",
+        )?;
+        clock_offset.set(f64::NAN);
+        registry.register(Box::new(clock_offset.clone()))?;
         Ok(Self {
             ledger_height: gauge("blosm_ledger_height", "Height of the newest imported block")?,
             ledger_confirmed_height: gauge(
@@ -94,6 +105,8 @@ impl Metrics {
                 "Greatest height that 90 % of the members are known to have imported",
             )?,
             ledger_members: gauge("blosm_ledger_members", "Members of the network")?,
+            ledger: LedgerMeter::register(&registry)?,
+            net_clock_offset: clock_offset,
             net_peers: gauge("blosm_net_peers", "Connected peers")?,
             migrate_total: counters(
                 "blosm_migrate_total",
@@ -202,6 +215,16 @@ impl Metrics {
             .set(i64::try_from(members).unwrap_or(i64::MAX));
     }
 
+    /// Where the ledger task counts.
+    pub fn ledger_meter(&self) -> LedgerMeter {
+        self.ledger.clone()
+    }
+
+    /// How far this node's clock is ahead of the authority's, if that is known.
+    pub fn clock_offset(&self, seconds: Option<f64>) {
+        self.net_clock_offset.set(seconds.unwrap_or(f64::NAN));
+    }
+
     /// How many peers are connected.
     pub fn peers(&self, connected: usize) {
         self.net_peers.set(i64::try_from(connected).unwrap_or(i64::MAX));
@@ -254,6 +277,7 @@ mod tests {
     fn every_metric_moves() {
         let metrics = metrics();
         metrics.ledger(7, 6, 3);
+        metrics.clock_offset(Some(-1.5));
         metrics.peers(2);
         metrics.migration("image", "completed", Some(Duration::from_millis(300)));
         metrics.migration("image", "aborted", None);
@@ -277,6 +301,10 @@ mod tests {
             "blosm_ledger_height 7",
             "blosm_ledger_confirmed_height 6",
             "blosm_ledger_members 3",
+            "blosm_net_clock_offset_seconds -1.5",
+            "blosm_ledger_transactions_total{kind=\"hand_over\"} 0",
+            "blosm_ledger_seal_seconds_count 0",
+            "blosm_ledger_import_seconds_count 0",
             "blosm_net_peers 2",
             "blosm_migrate_total{method=\"image\",outcome=\"completed\"} 1",
             "blosm_migrate_total{method=\"image\",outcome=\"aborted\"} 1",

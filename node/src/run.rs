@@ -120,8 +120,12 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let chain = ChainTask::spawn(
         ledger,
         net.clone(),
-        config.public_key(),
-        ChainOptions { alone: options.alone },
+        config.key.clone(),
+        ChainOptions {
+            alone: options.alone,
+            meter: metrics.ledger_meter(),
+            ..ChainOptions::default()
+        },
     )
     .map_err(|source| RunError::System {
         what: "starting the ledger's thread",

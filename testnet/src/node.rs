@@ -48,19 +48,23 @@ impl Node {
         })
     }
 
-    /// Makes a network with one authority: `network.toml` and, beside it, the authority's key.
+    /// Makes a network with one authority: `network.toml` and, beside it, the authority's key. With `required` no
+    /// container moves before 90 % of the members have confirmed its announcement.
     ///
     /// # Errors
     /// The command failed.
-    pub fn new_network(state: &State) -> Result<PathBuf> {
+    pub fn new_network(state: &State, required: bool) -> Result<PathBuf> {
         let node = Node::of(state, 1)?;
         let file = state.dir.join("network.toml");
         let bootstrap = peer_address(state.host(1)?);
         let out = file.display().to_string();
         let name = format!("testnet-{}", state.id);
+        let confirmation = if required { "required" } else { "advisory" };
         node.command(&[
             "network",
             "new",
+            "--confirmation",
+            confirmation,
             "--name",
             &name,
             "--out",

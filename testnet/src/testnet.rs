@@ -41,6 +41,8 @@ pub struct Spec {
     pub nodes: bool,
     /// What runs the containers. With [`Runtime::Sim`] no engine is started and no image built.
     pub runtime: Runtime,
+    /// Whether the genesis says `confirmation = "required"`.
+    pub confirmation_required: bool,
 }
 
 /// What to bring up on one host.
@@ -78,6 +80,7 @@ impl Spec {
             extra: Table::new(),
             nodes: true,
             runtime: Runtime::Docker,
+            confirmation_required: false,
         }
     }
 }
@@ -200,7 +203,7 @@ impl Testnet {
         services: &[Table],
         say: &(dyn Fn(&str) + Sync),
     ) -> Result<()> {
-        let network = Node::new_network(&self.state)?;
+        let network = Node::new_network(&self.state, spec.confirmation_required)?;
         let authority_key = self.state.dir.join("authority.key");
         for (index, host_spec) in spec.hosts.iter().enumerate() {
             let number = index + 1;

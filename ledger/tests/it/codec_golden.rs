@@ -116,7 +116,10 @@ fn reserved_and_unknown_kinds_are_told_apart_from_wrong_bytes() {
             Err(DecodeError::UnknownKind(UnknownKind(tag)))
         );
     }
-    assert!(DecodeError::UnknownKind(UnknownKind(8)).needs_upgrade());
+    assert_eq!(
+        DecodeError::UnknownKind(UnknownKind(8)).newer(),
+        Some(Newer::Kind(8))
+    );
     assert_eq!(Transaction::decode(&bytes[..kind]), Err(DecodeError::Malformed));
     let huge = vec![0u8; MAX_TX_BYTES + 1];
     assert_eq!(

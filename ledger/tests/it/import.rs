@@ -139,7 +139,7 @@ fn other_networks_versions_and_authorities_are_refused() {
         Ignore,
         None
     );
-    assert!(ImportError::UnknownVersion(2).needs_upgrade());
+    assert_eq!(ImportError::UnknownVersion(2).newer(), Some(Newer::Header(2)));
     assert_eq!(
         SealedBlock::decode(&newer.encode()),
         Err(DecodeError::UnknownVersion(2))

@@ -4,6 +4,7 @@
 
 mod codec_golden;
 mod codec_props;
+mod confirmed;
 mod import;
 mod merkle_golden;
 mod reopen;

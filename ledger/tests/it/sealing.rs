@@ -259,46 +259,6 @@ fn ranges_are_bounded_but_never_empty_handed() {
 }
 
 #[test]
-fn acknowledgements_become_the_confirmed_height_of_the_next_header() {
-    let directory = directory();
-    let mut ledger = authority(&directory);
-    let first = seal(&mut ledger, [admit(0), admit(1), admit(2)]);
-    let second = seal(&mut ledger, [open(1, 1)]);
-    assert_eq!(
-        ledger.confirmations(1).unwrap(),
-        Some(Confirmations { acked: 1, members: 3 })
-    );
-    assert!(matches!(
-        ledger.record_ack(public(7), 1, first.hash()),
-        Err(AckError::NotMember(_))
-    ));
-    assert!(matches!(
-        ledger.record_ack(public(1), 1, second.hash()),
-        Err(AckError::OtherBlock(1))
-    ));
-    assert!(matches!(
-        ledger.record_ack(public(1), 3, second.hash()),
-        Err(AckError::AboveHead(3))
-    ));
-    ledger.record_ack(public(1), 2, second.hash()).unwrap();
-    assert_eq!(ledger.confirmed_height(), 0);
-    ledger.record_ack(public(2), 1, first.hash()).unwrap();
-    assert_eq!(ledger.confirmed_height(), 1);
-    assert!(ledger.confirmations(1).unwrap().unwrap().confirmed());
-    assert_eq!(
-        ledger.confirmations(2).unwrap(),
-        Some(Confirmations { acked: 2, members: 3 })
-    );
-    assert_eq!(ledger.confirmations(3).unwrap(), None);
-    // It never falls, and whatever is asked for stays below the block that carries it.
-    let third = ledger.seal(NOW, u64::MAX, true).unwrap().unwrap();
-    assert_eq!(third.block.header.confirmed_height, 2);
-    let fourth = ledger.seal(NOW, 0, true).unwrap().unwrap();
-    assert_eq!(fourth.block.header.confirmed_height, 2);
-    assert_eq!(ledger.confirmed_height(), 2);
-}
-
-#[test]
 fn an_authority_that_meets_its_own_second_block_stops_sealing() {
     let directory = directory();
     let mut ledger = authority(&directory);

@@ -1,8 +1,12 @@
 //! `/v1/chain/...`: the ledger as this node holds it.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::{Path, State};
-use blosm_ledger::{Hash, SealedBlock, Transaction};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use blosm_ledger::{Ack, Hash, SealedBlock, Transaction, threshold};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ApiError, ApiState};
@@ -38,14 +42,36 @@ pub(super) async fn block(
     }
 }
 
+/// How long the answer may be held back.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wait {
+    /// For at most so many milliseconds, some seconds at the most: until the transaction is here and more members hold it
+    /// than `beyond`, or 90 % do.
+    #[serde(default)]
+    wait_ms: u64,
+    /// How many confirmations the caller knows of.
+    #[serde(default)]
+    beyond: u32,
+}
+
 pub(super) async fn transaction(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let hash: Hash = id
         .parse()
         .map_err(|_| ApiError::Id("a transaction is named by its hash of 64 hex digits"))?;
-    let Some(status) = state.chain.transaction(hash).await else {
+    let Query(wait) = wait?;
+    let found = match wait.wait_ms {
+        0 => state.chain.transaction(hash).await,
+        ms => {
+            let limit = Duration::from_millis(ms);
+            state.chain.wait_transaction(hash, wait.beyond, limit).await
+        }
+    };
+    let Some(status) = found else {
         return Err(ApiError::NotFound {
             what: "sealed transaction",
             id,
@@ -55,10 +81,17 @@ pub(super) async fn transaction(
         "hash": hash,
         "height": status.height,
         "index": status.index,
-        "confirmations": status.confirmations,
-        "members": status.members,
+        "confirmations": status.confirmations.acked,
+        "members": status.confirmations.members,
+        "needed": threshold(status.confirmations.members),
+        "confirmed": status.confirmations.confirmed(),
         "transaction": transaction_json(&status.transaction),
     })))
+}
+
+/// Who holds what and runs which version, each under its own signature.
+pub(super) async fn acks(State(state): State<ApiState>) -> Json<Vec<Ack>> {
+    Json(state.chain.acks().await)
 }
 
 fn block_json(sealed: &SealedBlock) -> Value {

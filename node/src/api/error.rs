@@ -1,7 +1,7 @@
 //! Errors as the API answers them.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -32,6 +32,9 @@ pub enum ApiError {
     /// A body that is not the JSON expected.
     #[error("{}", .0.body_text())]
     Body(#[from] JsonRejection),
+    /// A query that is not the one expected.
+    #[error("{}", .0.body_text())]
+    Query(#[from] QueryRejection),
     /// A field of the body that cannot be used.
     #[error("{field}: {message}")]
     Field {
@@ -96,6 +99,7 @@ impl ApiError {
             Self::UnknownPath | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Body(rejection) => rejection.status(),
+            Self::Query(rejection) => rejection.status(),
             Self::Field { .. } | Self::Id(_) => StatusCode::BAD_REQUEST,
             Self::Node(error) => node_status(error),
             Self::LabelTaken { .. } => StatusCode::CONFLICT,
@@ -124,6 +128,7 @@ impl ApiError {
             | Self::Drain(_)
             | Self::Method
             | Self::Body(_)
+            | Self::Query(_)
             | Self::Field { .. }
             | Self::Id(_)
             | Self::NotFound { .. }

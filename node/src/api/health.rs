@@ -6,19 +6,31 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::ApiState;
+use crate::chain::ChainHandle;
 
 /// The process answers.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 when new clients are welcome, else 503 with the reason.
+/// 200 when new clients are welcome, else 503 with the reason. Warnings do not make a node unready: it serves.
 pub(super) async fn readyz(State(state): State<ApiState>) -> (StatusCode, Json<Value>) {
+    let warnings = warnings(&state.chain);
     match state.sessions.not_ready() {
-        None => (StatusCode::OK, Json(json!({ "ready": true }))),
+        None => (
+            StatusCode::OK,
+            Json(json!({ "ready": true, "warnings": warnings })),
+        ),
         Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "ready": false, "reason": reason })),
+            Json(json!({ "ready": false, "reason": reason, "warnings": warnings })),
         ),
     }
+}
+
+/// What an operator has to mend although the node serves.
+pub(super) fn warnings(chain: &ChainHandle) -> Vec<String> {
+    let needs = chain.snapshot().needs.map(|needs| needs.to_string());
+    let clock = chain.clock().fault.map(|fault| fault.to_string());
+    needs.into_iter().chain(clock).collect()
 }

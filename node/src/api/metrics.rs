@@ -23,6 +23,7 @@ async fn metrics(State(state): State<ApiState>) -> Response {
     state
         .metrics
         .ledger(view.height, view.confirmed_height, view.state.members().len());
+    state.metrics.clock_offset(state.chain.clock().offset_seconds());
     state.metrics.peers(state.net.connected().len());
     let resources = state.sessions.resources().await;
     state.metrics.resources(resources.memory, resources.cpu);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/status  /v1/peers  /v1/members  /v1/sessions  /v1/migrations[/{id}]     open on loopback
-//! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}
+//! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}  /v1/chain/acks
 //! GET  /v1/events                                       server-sent: phases of migrations
 //! GET  /v1/drain                                        POST and DELETE with the token
 //! POST /v1/members  /v1/migrations                      bearer token of D/api.token
@@ -166,6 +166,7 @@ fn router(state: ApiState) -> Router {
         .route("/chain/head", get(chain::head))
         .route("/chain/blocks/{id}", get(chain::block))
         .route("/chain/transactions/{hash}", get(chain::transaction))
+        .route("/chain/acks", get(chain::acks))
         .route("/events", get(events::stream))
         .route("/scene", get(scene::get))
         .route("/drain", get(drain::get).post(drain::begin).delete(drain::end))

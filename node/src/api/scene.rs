@@ -134,7 +134,7 @@ impl Blocks {
                 continue;
             };
             let kinds = sealed.block.transactions.iter().map(|tx| tx.payload.kind());
-            let acked = state.chain.confirmations(height).await.map(|(acked, _)| acked);
+            let acked = state.chain.confirmations(height).await.map(|known| known.acked);
             let block = json!({
                 "height": height, "hash": sealed.hash(), "kinds": kinds.collect::<Vec<_>>(),
                 "acked": acked, "members": sealed.block.header.member_count,

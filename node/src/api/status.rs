@@ -7,9 +7,11 @@ use blosm_net::{Direction, key_of_peer};
 use serde_json::{Value, json};
 
 use super::ApiState;
+use super::health::warnings;
 
 pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
     let view = state.chain.snapshot();
+    let clock = state.chain.clock();
     let config = &state.config;
     Json(json!({
         "node": config.public_key(),
@@ -23,6 +25,11 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
         "height": view.height,
         "hash": view.hash,
         "confirmed_height": view.confirmed_height,
+        "newest": view.newest.iter().map(|count| json!({
+            "height": count.height, "confirmations": count.acked, "members": count.members,
+        })).collect::<Vec<_>>(),
+        "confirmation": config.network.genesis.params.confirmation,
+        "clock_offset_seconds": clock.offset_seconds(),
         "members": view.state.members().len(),
         "peers": state.net.connected().len(),
         "services": config.services.keys().collect::<Vec<_>>(),
@@ -33,6 +40,7 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
         "sessions": state.sessions.list().await.iter().filter(|session| session.mine).count(),
         "ready": state.sessions.ready(),
         "not_ready": state.sessions.not_ready(),
+        "warnings": warnings(&state.chain),
     }))
 }
 

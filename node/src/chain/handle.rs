@@ -1,21 +1,31 @@
 //! The handle that the rest of the node holds.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use blosm_ledger::{Confirmations, Hash, PublicKey, SealedBlock, Transaction};
+use blosm_ledger::{
+    Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, Transaction, threshold,
+};
 use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, peer_of_key};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
+use super::ack::Signer;
+use super::client::{Call, LedgerClient};
+use super::clock::{Clock, ClockView, Skew};
+use super::meter::LedgerMeter;
 use super::submit::{SubmitError, submit};
 use super::sync::Syncer;
 use super::task::Input;
-use super::thread::{Call, LedgerClient};
+use super::toll::Toll;
 use super::view::ChainView;
+use super::wait::{self, MAX_WAIT};
 use super::wire::{LedgerRequest, LedgerResponse};
 
 /// How long the proposer may take to say how far a block is confirmed.
 const CONFIRMATIONS_WAIT: Duration = Duration::from_secs(2);
+/// While the proposer cannot be asked, a waiting caller looks at what is known here this often.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Talks to the ledger task. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,6 +45,14 @@ pub(super) struct Shared {
     pub(super) view: watch::Receiver<Arc<ChainView>>,
     pub(super) inbox: mpsc::Sender<Input>,
     pub(super) syncer: Syncer,
+    pub(super) genesis: Arc<Genesis>,
+    /// The network's id.
+    pub(super) genesis_id: Hash,
+    pub(super) signer: Signer,
+    pub(super) toll: Mutex<Toll>,
+    pub(super) clock: Clock,
+    pub(super) skew: Skew,
+    pub(super) meter: LedgerMeter,
 }
 
 impl Shared {
@@ -48,6 +66,21 @@ impl Shared {
 
     pub(super) fn proposer_peer(&self) -> PeerId {
         peer_of_key(&self.proposer.0)
+    }
+
+    /// What this node holds, signed.
+    pub(super) fn own_ack(&self) -> Ack {
+        self.signer.sign(|| self.snapshot())
+    }
+
+    /// The accounts of those who acknowledge. For single steps only.
+    pub(super) fn toll(&self) -> MutexGuard<'_, Toll> {
+        self.toll.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clock_view(&self) -> ClockView {
+        let head_ms = self.snapshot().timestamp_ms;
+        self.skew.view(self.clock.now_ms(), head_ms, self.is_proposer())
     }
 
     /// Asks a peer; none when it does not answer in time or answers with something else than a message.
@@ -92,21 +125,8 @@ pub struct TxStatus {
     pub index: u32,
     /// The transaction.
     pub transaction: Transaction,
-    /// How many members hold the block as far as the proposer knows; 0 when it cannot be asked.
-    pub confirmations: u32,
-    /// How many members there were at that block.
-    pub members: u32,
-}
-
-impl TxStatus {
-    /// Whether 90 % of the members hold it (Algorithm 1).
-    pub fn is_confirmed(&self) -> bool {
-        Confirmations {
-            acked: self.confirmations,
-            members: self.members,
-        }
-        .confirmed()
-    }
+    /// How many of the members at that block hold it: as the proposer says, or when it cannot be asked, as it said last.
+    pub confirmations: Confirmations,
 }
 
 impl ChainHandle {
@@ -163,36 +183,87 @@ impl ChainHandle {
         self.shared.ledger.block(id).await
     }
 
+    /// A sealed transaction that this node holds. Nobody is asked.
+    pub async fn sealed(&self, hash: Hash) -> Option<SealedTransaction> {
+        self.shared.ledger.transaction(hash).await
+    }
+
     /// A sealed transaction that this node holds, with its confirmations.
     pub async fn transaction(&self, hash: Hash) -> Option<TxStatus> {
         let found = self.shared.ledger.transaction(hash).await?;
-        let members = match self.block(BlockId::Height(found.height)).await {
-            Some(block) => block.block.header.member_count,
-            None => 0,
-        };
-        let (confirmations, members) = self.confirmations(found.height).await.unwrap_or((0, members));
-        Some(TxStatus {
-            height: found.height,
-            index: found.index,
-            transaction: found.transaction,
-            confirmations,
-            members,
-        })
+        let confirmations = self.confirmations(found.height).await?;
+        Some(TxStatus::of(found, confirmations))
     }
 
-    /// How many members hold the block of a height, and how many there were at it, as the proposer knows. None when it
-    /// is not connected, does not answer within two seconds, or has no such block.
-    pub async fn confirmations(&self, height: u64) -> Option<(u32, u32)> {
+    /// Waits until this node holds a transaction and more than `beyond` members hold its block, or 90 % do, or `limit` is
+    /// over. A limit of more than some seconds may be cut short: whoever waits longer calls again. None when this node
+    /// does not hold it by then.
+    pub async fn wait_transaction(&self, hash: Hash, beyond: u32, limit: Duration) -> Option<TxStatus> {
+        let end = Instant::now() + limit.min(MAX_WAIT);
+        let mut view = self.subscribe();
+        let found = loop {
+            view.mark_unchanged();
+            if let Some(found) = self.shared.ledger.transaction(hash).await {
+                break found;
+            }
+            match tokio::time::timeout_at(end, view.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        let confirmations = self.wait_confirmed(found.height, beyond, left).await?;
+        Some(TxStatus::of(found, confirmations))
+    }
+
+    /// How many members hold the block of a height, and how many there were at it: as the proposer says, or when it cannot
+    /// be asked within two seconds, as it said last. None above this node's head.
+    pub async fn confirmations(&self, height: u64) -> Option<Confirmations> {
+        let known = self.known(height).await?;
         if self.is_proposer() {
-            return self.shared.ledger.confirmations(height).await;
+            return Some(known);
         }
+        let request = LedgerRequest::Confirmations { height };
+        let said = self.ask_proposer(&request, CONFIRMATIONS_WAIT).await;
+        Some(said.map_or(known, |acked| at_least(known, acked)))
+    }
+
+    /// Waits until more than `beyond` members hold the block of a height, or 90 % do, or `limit` is over; gives how many
+    /// do. A limit of more than some seconds may be cut short, and a proposer that does not answer too: whoever waits
+    /// longer calls again. None above this node's head.
+    pub async fn wait_confirmed(&self, height: u64, beyond: u32, limit: Duration) -> Option<Confirmations> {
+        let shared = &self.shared;
+        if self.is_proposer() {
+            return wait::here(shared, height, beyond, limit).await;
+        }
+        let known = self.known(height).await?;
+        if known.confirmed() || known.acked > beyond {
+            return Some(known);
+        }
+        let limit = limit.min(MAX_WAIT);
+        let request = LedgerRequest::WaitConfirmed {
+            height,
+            beyond,
+            timeout_ms: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+        };
+        if let Some(acked) = self.ask_proposer(&request, limit + CONFIRMATIONS_WAIT).await {
+            return Some(at_least(known, acked));
+        }
+        // Its status may still come, over others.
+        let mut view = shared.view.clone();
+        view.mark_unchanged();
+        let _ = tokio::time::timeout(limit.min(LOOK), view.changed()).await;
+        self.known(height).await
+    }
+
+    /// How many members hold a block as the proposer answers.
+    async fn ask_proposer(&self, request: &LedgerRequest, limit: Duration) -> Option<u32> {
         let proposer = self.shared.proposer_peer();
         if !self.shared.net.is_connected(&proposer) {
             return None;
         }
-        let request = LedgerRequest::Confirmations { height };
-        match self.shared.ask(proposer, &request, CONFIRMATIONS_WAIT).await? {
-            LedgerResponse::Confirmations(answer) => answer,
+        match self.shared.ask(proposer, request, limit).await? {
+            LedgerResponse::Confirmations(Some((acked, _))) => Some(acked),
             _ => None,
         }
     }
@@ -213,13 +284,38 @@ impl ChainHandle {
         })
     }
 
+    /// What is known here of a block that this node holds: of how many members there were it knows itself, and who holds
+    /// it what the headers and the proposer's status say.
+    async fn known(&self, height: u64) -> Option<Confirmations> {
+        let mut known = self.shared.ledger.confirmations(height).await?;
+        let view = self.shared.snapshot();
+        if height <= view.confirmed_height {
+            known = at_least(known, threshold(known.members));
+        }
+        if let Some(count) = view.newest.iter().find(|count| count.height == height) {
+            known = at_least(known, count.acked);
+        }
+        Some(known)
+    }
+
+    /// The newest acknowledgement of every member, as it was signed. On the authority; elsewhere there are none.
+    pub async fn acks(&self) -> Vec<Ack> {
+        self.shared.ledger.acks().await
+    }
+
+    /// What is known of this node's clock.
+    #[must_use]
+    pub fn clock(&self) -> ClockView {
+        self.shared.clock_view()
+    }
+
     /// Asks the members for their heads, for at most `limit`, and brings this chain to the highest that answers. Ends
     /// early when all of them have answered.
     pub async fn sync_to_best(&self, limit: Duration) {
         self.shared.syncer.to_best(&self.shared, limit).await;
     }
 
-    /// A gossiped message of either topic; gives its verdict.
+    /// A gossiped message of any topic; gives its verdict.
     pub fn on_gossip(&self, topic: Topic, source: PeerId, data: Vec<u8>, id: GossipId) {
         if let Err(error) = self.shared.inbox.try_send(Input::Gossip {
             topic,
@@ -264,5 +360,24 @@ impl ChainHandle {
     pub async fn shutdown(&self) {
         self.shared.ledger.tell(Call::Stop).await;
         self.stopped().await;
+    }
+}
+
+impl TxStatus {
+    fn of(found: SealedTransaction, confirmations: Confirmations) -> TxStatus {
+        TxStatus {
+            height: found.height,
+            index: found.index,
+            transaction: found.transaction,
+            confirmations,
+        }
+    }
+}
+
+/// No more than there were members, whatever others say.
+fn at_least(known: Confirmations, acked: u32) -> Confirmations {
+    Confirmations {
+        acked: known.acked.max(acked.min(known.members)),
+        members: known.members,
     }
 }

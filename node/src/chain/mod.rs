@@ -1,6 +1,6 @@
 //! The node's ledger task: the one place where blocks and the network meet.
 //!
-//! It owns the [`blosm_ledger::Ledger`] and speaks the ledger protocol and the two gossip topics. It decides nothing about
+//! It owns the [`blosm_ledger::Ledger`] and speaks the ledger protocol and the three gossip topics. It decides nothing about
 //! sessions or containers; those read [`ChainView`]s and submit transactions.
 //!
 //! ```text
@@ -9,8 +9,9 @@
 //!                                                                       v           v
 //!        ChainTask (tokio) -- workers: greet, sync, answer ----> ledger thread: Ledger, RocksDB, seal
 //!             |                                                       |      |
-//!             +-- acker: (height, hash) to the proposer               |      +--> watch<Arc<ChainView>>
+//!             +-- acker: signed (height, hash) to the proposer        |      +--> watch<Arc<ChainView>>
 //!             +-- opening (authority): sync before the first seal     +--> block topic, push to the parties
+//!             +-- status (authority): signed counts to the status topic
 //! ```
 //!
 //! What holds:
@@ -21,19 +22,28 @@
 //! - Gossip is a hint: what it loses is pulled from a peer that is ahead.
 
 mod ack;
+mod client;
+mod clock;
 mod handle;
+mod meter;
 mod opening;
+mod outlet;
+mod status;
 mod submit;
 mod sync;
 mod task;
 mod thread;
+mod toll;
 mod view;
+mod wait;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub use clock::{Clock, ClockFault, ClockView};
 pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
+pub use meter::LedgerMeter;
 pub use submit::SubmitError;
 pub use task::{ChainOptions, ChainTask};
-pub use view::ChainView;
+pub use view::{ChainView, Needs};

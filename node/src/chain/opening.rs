@@ -6,9 +6,9 @@ use std::time::Duration;
 use blosm_ledger::{Hash, MAX_BLOCK_BYTES};
 use blosm_net::{PeerId, Topic};
 
+use super::client::Call;
 use super::handle::{BlockId, Shared};
 use super::sync::{HEAD_WAIT, heads, others};
-use super::thread::Call;
 use super::wire::WireHead;
 
 /// The pause between two rounds of asking.

@@ -6,8 +6,8 @@ use blosm_ledger::Transaction;
 use blosm_net::{Protocol, Topic};
 use tokio::time::Instant;
 
+use super::client::SubmitAnswer;
 use super::handle::Shared;
-use super::thread::SubmitAnswer;
 use super::wire::{LedgerRequest, LedgerResponse};
 
 /// How long one submission goes on trying. Callers that must not give up call again.

@@ -1,6 +1,7 @@
 //! Catching up: asking peers for their heads and pulling the blocks that are missing here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use blosm_ledger::GossipVerdict;
@@ -18,11 +19,16 @@ pub(super) const HEAD_WAIT: Duration = Duration::from_secs(2);
 /// How long a peer may take to send a range; the protocol's own limit.
 const RANGE_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a peer that did not have the blocks of which it spoke is not asked again.
+const DISTRUST: Duration = Duration::from_secs(2);
+
 /// Pulls blocks, one peer at a time.
 #[derive(Debug, Default)]
 pub(super) struct Syncer {
     /// Two peers that are ahead mostly have the same blocks: whoever waits here finds them imported.
     one_at_a_time: Mutex<()>,
+    /// Who has lately given less than he spoke of, and when.
+    broken: std::sync::Mutex<BTreeMap<PeerId, Instant>>,
 }
 
 impl Syncer {
@@ -30,23 +36,49 @@ impl Syncer {
     /// got there.
     pub(super) async fn reach(&self, shared: &Shared, peer: PeerId, target: u64) -> bool {
         let _turn = self.one_at_a_time.lock().await;
+        if shared.snapshot().height >= target {
+            return true;
+        }
+        // Blocks of a far future are cheap to send: each of them must not cost a round of questions.
+        if self.is_broken(&peer) {
+            return false;
+        }
         if self.pull(shared, peer, target).await {
             return true;
         }
+        self.distrust(peer);
         let others: Vec<_> = shared
             .net
             .connected()
             .into_iter()
-            .filter(|other| *other != peer)
+            .filter(|other| !self.is_broken(other))
             .collect();
         let mut heads = heads(shared, &others, HEAD_WAIT).await;
         heads.sort_unstable_by_key(|(_, head)| std::cmp::Reverse(head.height));
         for (other, head) in heads {
-            if head.height > shared.snapshot().height && self.pull(shared, other, target).await {
-                return true;
+            if head.height <= shared.snapshot().height {
+                continue;
+            }
+            if self.pull(shared, other, target.min(head.height)).await {
+                if shared.snapshot().height >= target {
+                    return true;
+                }
+            } else {
+                self.distrust(other);
             }
         }
         shared.snapshot().height >= target
+    }
+
+    fn is_broken(&self, peer: &PeerId) -> bool {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get(peer).is_some_and(|since| since.elapsed() < DISTRUST)
+    }
+
+    fn distrust(&self, peer: PeerId) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.retain(|_, since| since.elapsed() < DISTRUST);
+        broken.insert(peer, Instant::now());
     }
 
     /// Asks the members for their heads until all of them have answered or the time is over, and follows the best.
@@ -102,9 +134,14 @@ impl Syncer {
             if height >= target {
                 return true;
             }
+            // What only a newer version can read is tried again, but not pulled in bulk for nothing.
+            let max = match shared.snapshot().needs {
+                Some(_) => 1,
+                None => MAX_RANGE_BLOCKS,
+            };
             let request = LedgerRequest::Range {
                 from: height + 1,
-                max: MAX_RANGE_BLOCKS,
+                max,
             };
             let Some(LedgerResponse::Blocks(blocks)) = shared.ask(peer, &request, RANGE_WAIT).await else {
                 tracing::debug!(%peer, target, "no blocks from this peer");

@@ -1,41 +1,46 @@
 //! The ledger task: routes what peers send, keeps the members connected, and lets workers do what takes time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blosm_ledger::{GossipVerdict, Ledger, PublicKey, SealedBlock, State};
-use blosm_net::{
-    GossipId, Multiaddr, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, key_of_peer, peer_of_key,
-};
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use blosm_ledger::{Ack, GossipVerdict, Ledger, PublicKey, SecretKey};
+use blosm_net::{GossipId, Multiaddr, NetHandle, PeerId, Reply, Topic, Verdict, peer_of_key};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use super::ack::Signer;
+use super::client::{Call, ImportAnswer, SubmitAnswer};
+use super::clock::{Clock, Skew};
 use super::handle::{ChainHandle, Shared};
+use super::meter::LedgerMeter;
+use super::outlet::{MAX_PUSHES, outlet};
 use super::sync::{HEAD_WAIT, Syncer, is_trusted};
-use super::thread::{self, Call, ImportAnswer, SubmitAnswer, now_ms};
 use super::view::ChainView;
+use super::wait::{self, Waiting};
 use super::wire::{LedgerRequest, LedgerResponse, WireHead};
-use super::{ack, opening};
+use super::{ack, opening, status, thread};
 
 /// What peers sent and nobody has looked at. When full, gossip is ignored and requests are refused.
 const INBOX: usize = 1024;
 /// Workers at a time. One more request is refused; gossip is then still imported, but nothing waits for it.
 const MAX_WORKERS: usize = 512;
-/// Pushes of sealed blocks under way. One more is left to gossip.
-const MAX_PUSHES: usize = 256;
-/// How long a party of a block may take to import it.
-const PUSH_WAIT: Duration = Duration::from_secs(10);
 /// How often the time since the last block is looked at.
 const EMPTY_CHECK: Duration = Duration::from_secs(1);
+/// How often the log says what an operator has to mend.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// How the ledger task starts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ChainOptions {
     /// The authority seals at once, without hearing from half of the other members first. For an operator who knows that
     /// they are gone for good; otherwise it may seal a second block of a height.
     pub alone: bool,
+    /// What dates the blocks.
+    pub clock: Clock,
+    /// Where it counts.
+    pub meter: LedgerMeter,
 }
 
 /// Starts ledger tasks.
@@ -62,30 +67,35 @@ pub(super) enum Input {
 }
 
 impl ChainTask {
-    /// Starts the ledger's thread and the tasks around it on the current tokio runtime. `me` is this node's key. They run
+    /// Starts the ledger's thread and the tasks around it on the current tokio runtime. `key` is this node's. They run
     /// until [`ChainHandle::shutdown`].
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives no thread, or no random number.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn spawn(
         ledger: Ledger,
         net: NetHandle,
-        me: PublicKey,
+        key: Arc<SecretKey>,
         options: ChainOptions,
     ) -> std::io::Result<ChainHandle> {
+        let ChainOptions { alone, clock, meter } = options;
+        let me = key.public();
+        let genesis = Arc::new(ledger.genesis().clone());
+        let (genesis_id, protocol) = (ledger.chain_id(), ledger.version());
         let proposer = *ledger
             .genesis()
             .authorities
             .first()
             .expect("a ledger opens only with a valid genesis, which names an authority");
-        let empty_after = u64::from(ledger.genesis().params.empty_block_interval_ms);
+        let empty_after = Duration::from_millis(genesis.params.empty_block_interval_ms.into());
         let is_authority = ledger.is_authority();
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (acks_in, acks) = mpsc::channel(MAX_PUSHES);
-        let (client, view) = thread::spawn(ledger, outlet(me, net.clone(), acks_in))?;
+        let way_out = outlet(me, net.clone(), acks_in);
+        let (client, view) = thread::spawn(ledger, clock.clone(), meter.clone(), way_out)?;
         let shared = Arc::new(Shared {
             me,
             proposer,
@@ -94,11 +104,19 @@ impl ChainTask {
             view,
             inbox,
             syncer: Syncer::default(),
+            genesis,
+            genesis_id,
+            signer: Signer::new(key, genesis_id, protocol, run_number()?),
+            toll: Mutex::default(),
+            clock,
+            skew: Skew::default(),
+            meter,
         });
         let ack_now = Arc::new(Notify::new());
         let mut workers = JoinSet::new();
         if is_authority {
-            workers.spawn(opening::run(shared.clone(), options.alone));
+            workers.spawn(opening::run(shared.clone(), alone));
+            workers.spawn(status::run(shared.clone()));
         } else {
             workers.spawn(ack::run(shared.clone(), ack_now.clone()));
         }
@@ -108,7 +126,9 @@ impl ChainTask {
             ack_now,
             known: BTreeMap::new(),
             acks,
+            waiting: Waiting::default(),
             empty_after,
+            last_block: (0, Instant::now()),
             is_authority,
         };
         tokio::spawn(runner.run(inputs));
@@ -123,8 +143,12 @@ struct Runner {
     /// The addresses that the network was last told, by member.
     known: BTreeMap<PublicKey, Vec<String>>,
     /// Parties of a pushed block that hold it.
-    acks: mpsc::Receiver<(PeerId, WireHead)>,
-    empty_after: u64,
+    acks: mpsc::Receiver<(PeerId, Ack)>,
+    /// Members that wait for confirmations.
+    waiting: Waiting,
+    empty_after: Duration,
+    /// The newest block and when it came here, by a clock that nobody sets.
+    last_block: (u64, Instant),
     is_authority: bool,
 }
 
@@ -133,7 +157,9 @@ impl Runner {
         let mut view = self.shared.view.clone();
         view.mark_changed();
         let mut empty_check = tokio::time::interval(EMPTY_CHECK);
-        empty_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        empty_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut remind = tokio::time::interval(REMIND);
+        remind.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(input) = inputs.recv() => self.on_input(input).await,
@@ -142,9 +168,10 @@ impl Runner {
                     // The ledger thread has ended, and with it this task's work.
                     Err(_) => break,
                 },
-                Some((peer, head)) = self.acks.recv() => self.on_ack(&peer, head.height, head.hash).await,
+                Some((peer, ack)) = self.acks.recv() => self.on_pushed(peer, ack),
                 Some(done) = self.workers.join_next() => if let Err(error) = done { tracing::error!(%error, "a worker of the ledger task failed") },
                 _ = empty_check.tick(), if self.is_authority => self.on_empty_check().await,
+                _ = remind.tick() => self.remind(),
             }
         }
         self.workers.shutdown().await;
@@ -164,6 +191,21 @@ impl Runner {
                     let Ok(imported) = imported.await else { return };
                     shared.net.verdict(id, verdict(imported.verdict));
                     fetch_missing(&shared, source, imported).await;
+                });
+            }
+            Input::Gossip {
+                topic: Topic::Status,
+                source,
+                data,
+                id,
+            } => {
+                let shared = self.shared.clone();
+                self.work(async move {
+                    let Some(heard) = status::judge(&shared, &source, &data).await else {
+                        return;
+                    };
+                    shared.net.verdict(id, verdict(heard.verdict));
+                    fetch_missing(&shared, source, heard).await;
                 });
             }
             Input::Gossip {
@@ -199,7 +241,7 @@ impl Runner {
         let shared = self.shared.clone();
         let trusted = is_trusted(&shared, &peer);
         match request {
-            LedgerRequest::Head => reply.send(head(&shared).encode()),
+            LedgerRequest::Head => reply.send(LedgerResponse::Head(head(&shared)).encode()),
             LedgerRequest::Range { from, max } => self.work(async move {
                 let answer = match shared.ledger.range(from, max).await {
                     Some(blocks) => LedgerResponse::Blocks(blocks),
@@ -208,12 +250,33 @@ impl Runner {
                 reply.send(answer.encode());
             }),
             LedgerRequest::Confirmations { height } => self.work(async move {
-                let answer = LedgerResponse::Confirmations(shared.ledger.confirmations(height).await);
-                reply.send(answer.encode());
+                let found = shared.ledger.confirmations(height).await;
+                reply.send(LedgerResponse::confirmations(found).encode());
             }),
-            LedgerRequest::Submit(_) | LedgerRequest::Ack { .. } | LedgerRequest::Block(_) if !trusted => {
-                tracing::debug!(%peer, "only members submit, acknowledge and push");
+            LedgerRequest::Submit(_)
+            | LedgerRequest::Ack(_)
+            | LedgerRequest::Block(_)
+            | LedgerRequest::WaitConfirmed { .. }
+                if !trusted =>
+            {
+                tracing::debug!(%peer, "only members submit, acknowledge, push and wait");
+                if matches!(request, LedgerRequest::Ack(_)) {
+                    shared.meter.rejected("ack_not_member");
+                }
                 reply.send(LedgerResponse::Unavailable.encode());
+            }
+            LedgerRequest::WaitConfirmed {
+                height,
+                beyond,
+                timeout_ms,
+            } => {
+                let seat = self.waiting.seat(peer);
+                let limit = Duration::from_millis(if seat.is_some() { timeout_ms.into() } else { 0 });
+                self.work(async move {
+                    let found = wait::here(&shared, height, beyond, limit).await;
+                    reply.send(LedgerResponse::confirmations(found).encode());
+                    drop(seat);
+                });
             }
             LedgerRequest::Submit(bytes) => self.work(async move {
                 let answer = match shared.ledger.submit(bytes).await {
@@ -225,36 +288,56 @@ impl Runner {
                 };
                 reply.send(answer.encode());
             }),
-            LedgerRequest::Ack { height, hash } => {
-                self.on_ack(&peer, height, hash).await;
-                reply.send(head(&shared).encode());
+            LedgerRequest::Ack(ack) => {
+                if !self.is_authority || !ack::may_send(&shared, &peer) {
+                    return reply.send(LedgerResponse::Unavailable.encode());
+                }
+                self.work(async move {
+                    let answer = if ack::take(&shared, &peer, ack).await {
+                        LedgerResponse::Acked {
+                            head: head(&shared),
+                            time_ms: shared.clock.now_ms(),
+                        }
+                    } else {
+                        LedgerResponse::Unavailable
+                    };
+                    reply.send(answer.encode());
+                });
             }
             LedgerRequest::Block(bytes) => {
                 let imported = shared.ledger.begin_import(bytes).await;
                 self.work(async move {
                     let Ok(imported) = imported.await else { return };
                     fetch_missing(&shared, peer, imported).await;
-                    reply.send(head(&shared).encode());
+                    reply.send(LedgerResponse::Holds(shared.own_ack()).encode());
                 });
             }
         }
     }
 
-    async fn on_ack(&mut self, peer: &PeerId, height: u64, hash: blosm_ledger::Hash) {
-        if let (true, Some(from)) = (self.is_authority, key_of_peer(peer)) {
-            self.shared
-                .ledger
-                .tell(Call::Ack {
-                    from: PublicKey(from),
-                    height,
-                    hash,
-                })
-                .await;
+    /// The answer to a push: it was asked for, so nothing is paid for it, but it is judged like any other.
+    fn on_pushed(&mut self, peer: PeerId, ack: Ack) {
+        let shared = self.shared.clone();
+        self.work(async move {
+            ack::take(&shared, &peer, ack).await;
+        });
+    }
+
+    /// Says what an operator has to mend, for as long as it is not.
+    fn remind(&self) {
+        if let Some(fault) = self.shared.clock_view().fault {
+            tracing::warn!("{fault}");
+        }
+        if let Some(needs) = self.shared.snapshot().needs {
+            tracing::error!("no blocks are imported any more: {needs}");
         }
     }
 
     /// Keeps the network in step with the members: each is kept connected, an evicted one is not let in.
     fn on_view(&mut self, view: &ChainView) {
+        if view.height != self.last_block.0 {
+            self.last_block = (view.height, Instant::now());
+        }
         let members = view.state.members();
         for (key, member) in members.iter().filter(|(key, _)| **key != self.shared.me) {
             if self.known.get(key) == Some(&member.addresses) {
@@ -280,13 +363,14 @@ impl Runner {
         for key in gone {
             self.known.remove(&key);
             self.shared.net.forget(peer_of_key(&key.0));
+            self.shared.toll().retain(members);
         }
     }
 
     async fn on_empty_check(&mut self) {
-        let view = self.shared.snapshot();
+        let (height, since) = self.last_block;
         // An empty network has nobody to show a sign of life to.
-        if view.height > 0 && now_ms().saturating_sub(view.timestamp_ms) >= self.empty_after {
+        if height > 0 && since.elapsed() >= self.empty_after {
             self.shared.ledger.tell(Call::SealEmpty).await;
         }
     }
@@ -299,55 +383,6 @@ impl Runner {
             tracing::debug!("too many workers; work refused");
         }
     }
-}
-
-/// What happens to a block sealed here: on disk already, it goes to the topic and straight to those whom it concerns.
-fn outlet(me: PublicKey, net: NetHandle, acks: mpsc::Sender<(PeerId, WireHead)>) -> thread::Outlet {
-    let runtime = Handle::current();
-    let pushes = Arc::new(Semaphore::new(MAX_PUSHES));
-    Box::new(move |block: &SealedBlock, state: &State| {
-        let bytes = block.encode();
-        if let Err(error) = net.publish(Topic::Block, bytes.clone()) {
-            tracing::debug!(height = block.height(), %error, "block not published");
-        }
-        let request = LedgerRequest::Block(bytes).encode();
-        for peer in parties(block, state)
-            .into_iter()
-            .filter(|key| *key != me)
-            .map(|key| peer_of_key(&key.0))
-        {
-            if !net.is_connected(&peer) {
-                continue;
-            }
-            let Ok(permit) = pushes.clone().try_acquire_owned() else {
-                tracing::debug!(%peer, "too many pushes under way; left to gossip");
-                continue;
-            };
-            let (net, request, acks) = (net.clone(), request.clone(), acks.clone());
-            runtime.spawn(async move {
-                let answer = net.request(peer, Protocol::Ledger, request);
-                if let Ok(Ok(bytes)) = tokio::time::timeout(PUSH_WAIT, answer).await
-                    && let Some(LedgerResponse::Head(head)) = LedgerResponse::decode(&bytes)
-                {
-                    // Full means that acknowledgements come faster than they are counted; the next one says it all.
-                    let _ = acks.try_send((peer, head));
-                }
-                drop(permit);
-            });
-        }
-    })
-}
-
-/// The nodes that a block concerns: those that its transactions name, and the owners and openers of their sessions.
-fn parties(block: &SealedBlock, state: &State) -> BTreeSet<PublicKey> {
-    let mut parties = BTreeSet::new();
-    for transaction in &block.block.transactions {
-        parties.extend(transaction.parties());
-        if let Some(session) = transaction.payload.session().and_then(|id| state.session(&id)) {
-            parties.extend([session.owner, session.opener]);
-        }
-    }
-    parties
 }
 
 /// Asks a peer that has connected for its head, and follows it if it is ahead.
@@ -365,13 +400,13 @@ async fn fetch_missing(shared: &Shared, peer: PeerId, imported: ImportAnswer) {
     }
 }
 
-fn head(shared: &Shared) -> LedgerResponse {
+fn head(shared: &Shared) -> WireHead {
     let view = shared.snapshot();
-    LedgerResponse::Head(WireHead {
+    WireHead {
         height: view.height,
         hash: view.hash,
         confirmed_height: view.confirmed_height,
-    })
+    }
 }
 
 fn verdict(verdict: GossipVerdict) -> Verdict {
@@ -380,4 +415,9 @@ fn verdict(verdict: GossipVerdict) -> Verdict {
         GossipVerdict::Ignore => Verdict::Ignore,
         GossipVerdict::Reject => Verdict::Reject,
     }
+}
+
+/// Tells this process from those of the node before it.
+fn run_number() -> std::io::Result<u64> {
+    getrandom::u64().map_err(|error| std::io::Error::other(error.to_string()))
 }

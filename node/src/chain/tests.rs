@@ -1,13 +1,16 @@
 //! The ledger task with real swarms on loopback and real databases.
 
+mod clocks;
+mod confirmations;
 mod harness;
 mod misbehaving;
+mod versions;
 
-use blosm_ledger::{Evict, Payload, SessionStatus};
+use blosm_ledger::{Confirmations, Evict, Payload, SessionStatus};
 use blosm_net::{Protocol, peer_of_key};
 
 use self::harness::{LIMIT, Place, copy, key, network, until};
-use super::thread::SubmitAnswer;
+use super::client::SubmitAnswer;
 use super::wire::{LedgerRequest, LedgerResponse};
 use super::{BlockId, ChainOptions, SubmitError};
 
@@ -31,14 +34,12 @@ async fn sealed_transactions_spread_and_are_confirmed_by_all() {
             .await;
     }
     until("three of three members confirm", || async {
-        c.chain.confirmations(height).await == Some((3, 3))
+        c.chain.confirmations(height).await == Some(Confirmations { acked: 3, members: 3 })
     })
     .await;
     let status = c.chain.transaction(hash).await.unwrap();
-    assert_eq!(
-        (status.height, status.confirmations, status.members),
-        (height, 3, 3)
-    );
+    assert_eq!(status.height, height);
+    assert_eq!(status.confirmations, Confirmations { acked: 3, members: 3 });
     a.sees(|view| view.confirmed_height >= height).await;
 
     let block = a.chain.block(BlockId::Height(height)).await.unwrap();
@@ -187,7 +188,11 @@ async fn authority_without_half_of_the_members_seals_only_when_told_so() {
     assert_eq!(answer, Some(SubmitAnswer::NotSealing));
     let a = a.stop().await;
 
-    let a = a.start_with(&[], ChainOptions { alone: true }).await;
+    let alone = ChainOptions {
+        alone: true,
+        ..ChainOptions::default()
+    };
+    let a = a.start_with(&[], alone).await;
     assert_eq!(submit_patiently(&a, b_open).await, before + 1);
     let place = a.stop().await;
 
@@ -332,12 +337,13 @@ async fn garbage_from_a_member_is_refused_and_nothing_stops() {
         }
         .encode(),
         LedgerRequest::Range { from: 0, max: 0 }.encode(),
-        LedgerRequest::Ack {
+        LedgerRequest::Confirmations { height: u64::MAX }.encode(),
+        LedgerRequest::WaitConfirmed {
             height: u64::MAX,
-            hash: blosm_ledger::Hash::ZERO,
+            beyond: u32::MAX,
+            timeout_ms: u32::MAX,
         }
         .encode(),
-        LedgerRequest::Confirmations { height: u64::MAX }.encode(),
     ];
     for request in requests {
         if let Ok(answer) = b.net.request(authority, Protocol::Ledger, request).await {

@@ -1,163 +1,26 @@
-//! The ledger on a thread of its own, and the client that calls it.
+//! The ledger on a thread of its own.
+
+mod confirm;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use blosm_ledger::{
-    GossipVerdict, Hash, ImportError, Imported, Ledger, LedgerError, PublicKey, Refusal, SealedBlock,
-    SealedTransaction, State, StoreError, Submitted, Transaction,
+    GossipVerdict, Hash, ImportError, Imported, Ledger, LedgerError, Newer, Refusal, SealedBlock, State,
+    StoreError, Submitted, Transaction, VerifiedStatus,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::client::{CALLS, Call, ImportAnswer, LedgerClient, SubmitAnswer};
+use super::clock::Clock;
 use super::handle::BlockId;
-use super::view::ChainView;
+use super::meter::LedgerMeter;
+use super::view::{ChainView, Heard, Needs};
 use super::wire::{MAX_RANGE_BLOCKS, MAX_RANGE_BYTES};
 
-/// Calls that wait for the ledger. When full, callers wait: peers' requests are bounded before they get here.
-pub(super) const CALLS: usize = 256;
 /// Callers that wait for their transaction's block. One more is told to come back.
 const MAX_WAITERS: usize = 16 * 1024;
-
-/// What became of a submitted transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SubmitAnswer {
-    /// It is in the block of this height.
-    Sealed { height: u64 },
-    /// The state or its own content forbids it.
-    Refused { reason: String, is_final: bool },
-    /// This node does not seal, or not yet.
-    NotSealing,
-}
-
-/// What became of a block from elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ImportAnswer {
-    /// What gossip should do with it.
-    pub(super) verdict: GossipVerdict,
-    /// Whether it is sealed and too far ahead: the blocks between have to be fetched.
-    pub(super) ahead: Option<u64>,
-    /// Whether this node now holds it.
-    pub(super) held: bool,
-}
-
-/// A call to the ledger thread.
-#[derive(Debug)]
-pub(super) enum Call {
-    Submit {
-        bytes: Vec<u8>,
-        reply: oneshot::Sender<SubmitAnswer>,
-    },
-    Gossip {
-        bytes: Vec<u8>,
-        reply: oneshot::Sender<GossipVerdict>,
-    },
-    Import {
-        bytes: Vec<u8>,
-        reply: oneshot::Sender<ImportAnswer>,
-    },
-    Range {
-        from: u64,
-        max: u16,
-        reply: oneshot::Sender<Vec<Vec<u8>>>,
-    },
-    Block {
-        id: BlockId,
-        reply: oneshot::Sender<Option<SealedBlock>>,
-    },
-    Transaction {
-        hash: Hash,
-        reply: oneshot::Sender<Option<SealedTransaction>>,
-    },
-    Ack {
-        from: PublicKey,
-        height: u64,
-        hash: Hash,
-    },
-    Confirmations {
-        height: u64,
-        reply: oneshot::Sender<Option<(u32, u32)>>,
-    },
-    /// The proposer says that this height is confirmed.
-    Learn { confirmed_height: u64 },
-    /// From now on this node seals.
-    Open,
-    /// Seal a block even if nothing waits.
-    SealEmpty,
-    /// Close the database and end.
-    Stop,
-}
-
-/// Calls the ledger thread. A call that brings no answer has met a ledger that has stopped.
-#[derive(Debug, Clone)]
-pub(super) struct LedgerClient {
-    calls: mpsc::Sender<Call>,
-    stopped: watch::Receiver<()>,
-}
-
-impl LedgerClient {
-    async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.calls.send(call(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
-    pub(super) async fn submit(&self, bytes: Vec<u8>) -> Option<SubmitAnswer> {
-        self.call(|reply| Call::Submit { bytes, reply }).await
-    }
-
-    /// Judges a gossiped transaction, and takes it where this node seals. Returns once the call is queued, so that calls
-    /// made one after the other are served in that order; the answer comes later.
-    pub(super) async fn begin_gossip(&self, bytes: Vec<u8>) -> oneshot::Receiver<GossipVerdict> {
-        let (reply, answer) = oneshot::channel();
-        // A stopped ledger drops the reply, which the receiver sees.
-        let _ = self.calls.send(Call::Gossip { bytes, reply }).await;
-        answer
-    }
-
-    /// Imports a block, in the order of calls; see [`LedgerClient::begin_gossip`].
-    pub(super) async fn begin_import(&self, bytes: Vec<u8>) -> oneshot::Receiver<ImportAnswer> {
-        let (reply, answer) = oneshot::channel();
-        let _ = self.calls.send(Call::Import { bytes, reply }).await;
-        answer
-    }
-
-    pub(super) async fn import(&self, bytes: Vec<u8>) -> Option<ImportAnswer> {
-        self.begin_import(bytes).await.await.ok()
-    }
-
-    pub(super) async fn range(&self, from: u64, max: u16) -> Option<Vec<Vec<u8>>> {
-        self.call(|reply| Call::Range { from, max, reply }).await
-    }
-
-    pub(super) async fn block(&self, id: BlockId) -> Option<SealedBlock> {
-        self.call(|reply| Call::Block { id, reply }).await.flatten()
-    }
-
-    pub(super) async fn transaction(&self, hash: Hash) -> Option<SealedTransaction> {
-        self.call(|reply| Call::Transaction { hash, reply })
-            .await
-            .flatten()
-    }
-
-    pub(super) async fn confirmations(&self, height: u64) -> Option<(u32, u32)> {
-        self.call(|reply| Call::Confirmations { height, reply })
-            .await
-            .flatten()
-    }
-
-    /// Makes a call that has no answer.
-    pub(super) async fn tell(&self, call: Call) {
-        // A stopped ledger has no use for it.
-        let _ = self.calls.send(call).await;
-    }
-
-    pub(super) async fn stopped(&self) {
-        let mut stopped = self.stopped.clone();
-        // The thread never sends; the error that ends the wait is its end.
-        while stopped.changed().await.is_ok() {}
-    }
-}
 
 /// Takes every block that this node seals, right after it is on disk, with the state after it. Must not wait.
 pub(super) type Outlet = Box<dyn Fn(&SealedBlock, &State) + Send>;
@@ -165,16 +28,24 @@ pub(super) type Outlet = Box<dyn Fn(&SealedBlock, &State) + Send>;
 /// Starts the thread. `outlet` hears of each block sealed here.
 pub(super) fn spawn(
     ledger: Ledger,
+    clock: Clock,
+    meter: LedgerMeter,
     outlet: Outlet,
 ) -> std::io::Result<(LedgerClient, watch::Receiver<Arc<ChainView>>)> {
     let (calls_in, calls) = mpsc::channel(CALLS);
     let (ended, stopped) = watch::channel(());
-    let (view_in, view) = watch::channel(Arc::new(ChainView::of(&ledger, 0, 0)));
+    let (counted_in, counted) = watch::channel(0);
+    let heard = Heard::default();
+    let (view_in, view) = watch::channel(Arc::new(ChainView::of(&ledger, &heard, 0)));
     let thread = LedgerThread {
         max_delay: Duration::from_millis(ledger.genesis().params.seal_max_delay_ms.into()),
         ledger,
         view: view_in,
-        learnt: 0,
+        counted: counted_in,
+        heard,
+        newest_status: None,
+        clock,
+        meter,
         sealing: false,
         waiters: HashMap::new(),
         waiting: 0,
@@ -190,6 +61,7 @@ pub(super) fn spawn(
         LedgerClient {
             calls: calls_in,
             stopped,
+            counted,
         },
         view,
     ))
@@ -198,8 +70,14 @@ pub(super) fn spawn(
 struct LedgerThread {
     ledger: Ledger,
     view: watch::Sender<Arc<ChainView>>,
-    /// The confirmed height that the proposer told.
-    learnt: u64,
+    /// Changes with each acknowledgement that counts. Apart from the view, which is read by all of the node.
+    counted: watch::Sender<u64>,
+    /// What others have said of the chain.
+    heard: Heard,
+    /// The newest status of the proposer.
+    newest_status: Option<VerifiedStatus>,
+    clock: Clock,
+    meter: LedgerMeter,
     /// Whether this node may seal; see [`Call::Open`].
     sealing: bool,
     /// Who waits for which transaction's block.
@@ -275,21 +153,14 @@ impl LedgerThread {
             Call::Transaction { hash, reply } => {
                 answer(reply, read(self.ledger.transaction(&hash)).flatten())
             }
-            Call::Ack { from, height, hash } => match self.ledger.record_ack(from, height, hash) {
-                Ok(()) => self.publish_view(),
-                Err(error) => tracing::debug!(%from, height, %error, "acknowledgement not counted"),
-            },
+            Call::Ack { ack, reply } => answer(reply, self.on_ack(*ack)),
+            Call::Acks { reply } => answer(reply, self.ledger.signed_acks()),
             Call::Confirmations { height, reply } => {
-                let found = read(self.ledger.confirmations(height)).flatten();
-                answer(reply, found.map(|found| (found.acked, found.members)));
+                answer(reply, read(self.ledger.confirmations(height)).flatten());
             }
-            Call::Learn { confirmed_height } => {
-                let confirmed_height = confirmed_height.min(self.ledger.head().height);
-                if confirmed_height > self.learnt {
-                    self.learnt = confirmed_height;
-                    self.publish_view();
-                }
-            }
+            Call::Status { reply } => answer(reply, self.own_status()),
+            Call::Heard { status, reply } => answer(reply, self.on_status(*status)),
+            Call::Learn { confirmed_height } => self.learn(confirmed_height),
             Call::Open => self.sealing = self.ledger.is_authority(),
             Call::SealEmpty if self.sealing => self.seal(true)?,
             Call::SealEmpty => {}
@@ -305,12 +176,13 @@ impl LedgerThread {
         let transaction = match Transaction::decode(bytes) {
             Ok(transaction) => transaction,
             Err(error) => {
-                let reason = error.to_string();
+                self.meter.rejected(error.reason());
                 return answer(
                     reply,
                     SubmitAnswer::Refused {
-                        reason,
-                        is_final: true,
+                        reason: error.to_string(),
+                        // A sealer that is upgraded may take what this one cannot read.
+                        is_final: error.newer().is_none(),
                     },
                 );
             }
@@ -323,36 +195,66 @@ impl LedgerThread {
                 self.waiters.entry(hash).or_default().push(reply);
                 self.waiting += 1;
             }
-            Err(refusal) => answer(reply, refused(refusal)),
+            Err(refusal) => answer(reply, self.refused(refusal)),
         }
     }
 
     /// A transaction that is wrong by itself is somebody's fault. One that the state does not take may only be early, and
     /// then others are to see it; this node's state may also lag.
     fn on_gossip(&mut self, bytes: &[u8]) -> GossipVerdict {
-        let Ok(transaction) = Transaction::decode(bytes) else {
-            return GossipVerdict::Reject;
+        let transaction = match Transaction::decode(bytes) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                self.meter.rejected(error.reason());
+                tracing::debug!(%error, "transaction not passed on");
+                return match error.newer() {
+                    Some(_) => GossipVerdict::Ignore,
+                    None => GossipVerdict::Reject,
+                };
+            }
         };
         let judged = if self.sealing {
             self.ledger.submit(transaction).map(drop)
         } else {
             self.ledger.judge(&transaction)
         };
-        match judged {
-            Ok(()) => GossipVerdict::Accept,
-            Err(Refusal::Invalid(_) | Refusal::TooLarge { .. }) => GossipVerdict::Reject,
-            Err(Refusal::UnknownSession | Refusal::EpochAhead { .. }) => GossipVerdict::Accept,
-            Err(_) => GossipVerdict::Ignore,
+        let refusal = match judged {
+            Ok(()) => return GossipVerdict::Accept,
+            Err(Refusal::UnknownSession | Refusal::EpochAhead { .. }) => return GossipVerdict::Accept,
+            Err(refusal) => refusal,
+        };
+        self.meter.rejected(refusal.reason());
+        match refusal {
+            Refusal::Invalid(_) | Refusal::TooLarge { .. } => GossipVerdict::Reject,
+            _ => GossipVerdict::Ignore,
+        }
+    }
+
+    /// Only a later version can read a block. Nothing is shut for good: whatever comes is tried, and the first block that
+    /// brings the chain to that height ends this.
+    fn needs(&mut self, height: u64, newer: Newer) {
+        // Several peers and the status say it again and again, each of another block.
+        if self.heard.needs.is_none_or(|known| known.newer != newer) {
+            let needs = Needs { height, newer };
+            tracing::error!("no blocks are imported any more: {needs}");
+            self.heard.needs = Some(needs);
+            self.publish_view();
         }
     }
 
     fn on_import(&mut self, bytes: &[u8]) -> Result<ImportAnswer, End> {
-        let outcome = SealedBlock::decode(bytes)
-            .map_err(ImportError::from)
-            .and_then(|block| self.ledger.import(block));
+        let begin = Instant::now();
+        let mut kinds = Vec::new();
+        let outcome = self.ledger.decode(bytes).and_then(|block| {
+            kinds.extend(block.block.transactions.iter().map(|tx| tx.payload.kind()));
+            self.ledger.import(block)
+        });
         let error = match outcome {
             Ok(Imported::Extended(head)) => {
                 tracing::debug!(height = head.height, block = %head.hash, "block imported");
+                self.meter.imported(begin.elapsed());
+                self.meter.transactions(kinds);
+                self.heard.needs.take_if(|needs| needs.height <= head.height);
                 self.publish_view();
                 self.answer_dropped();
                 return Ok(ImportAnswer {
@@ -376,8 +278,13 @@ impl LedgerThread {
                 return Err(End::Broken);
             }
             ImportError::Stopped => return Err(End::Broken),
-            error if error.needs_upgrade() => tracing::error!(%error, "blocks are not imported any more"),
             error => tracing::debug!(%error, "block not imported"),
+        }
+        if let Some(newer) = error.newer() {
+            self.needs(self.ledger.head().height + 1, newer);
+        }
+        if let Some(reason) = error.reason() {
+            self.meter.rejected(reason);
         }
         let ahead = match error {
             ImportError::Orphan { height, .. } => Some(height),
@@ -392,7 +299,11 @@ impl LedgerThread {
 
     fn seal(&mut self, force_empty: bool) -> Result<(), End> {
         let confirmed_height = self.ledger.confirmed_height();
-        let block = match self.ledger.seal(now_ms(), confirmed_height, force_empty) {
+        let begin = Instant::now();
+        let block = match self
+            .ledger
+            .seal(self.clock.now_ms(), confirmed_height, force_empty)
+        {
             Ok(block) => block,
             Err(error @ (LedgerError::Store(_) | LedgerError::Stopped)) => {
                 tracing::error!(%error, "no block can be sealed");
@@ -406,6 +317,10 @@ impl LedgerThread {
         };
         if let Some(block) = &block {
             tracing::debug!(height = block.height(), block = %block.hash(), "block sealed");
+            self.meter.sealed(begin.elapsed());
+            let transactions = &block.block.transactions;
+            self.meter
+                .transactions(transactions.iter().map(|tx| tx.payload.kind()));
             (self.outlet)(block, self.ledger.state());
             self.publish_view();
             for transaction in &block.block.transactions {
@@ -424,7 +339,8 @@ impl LedgerThread {
     /// Tells the senders of transactions that can no longer be sealed.
     fn answer_dropped(&mut self) {
         for (hash, refusal) in self.ledger.take_dropped() {
-            self.settle(&hash, &refused(refusal));
+            let refused = self.refused(refusal);
+            self.settle(&hash, &refused);
         }
     }
 
@@ -438,18 +354,19 @@ impl LedgerThread {
     fn publish_view(&mut self) {
         let generation = self.view.borrow().generation + 1;
         self.view
-            .send_replace(Arc::new(ChainView::of(&self.ledger, self.learnt, generation)));
+            .send_replace(Arc::new(ChainView::of(&self.ledger, &self.heard, generation)));
     }
-}
 
-fn refused(refusal: Refusal) -> SubmitAnswer {
-    match refusal {
-        // The sender of these is to look for the sealer again, not to give up.
-        Refusal::NotSealer | Refusal::Stopped => SubmitAnswer::NotSealing,
-        refusal => SubmitAnswer::Refused {
-            reason: refusal.to_string(),
-            is_final: refusal.is_final(),
-        },
+    fn refused(&self, refusal: Refusal) -> SubmitAnswer {
+        self.meter.rejected(refusal.reason());
+        match refusal {
+            // The sender of these is to look for the sealer again, not to give up.
+            Refusal::NotSealer | Refusal::Stopped => SubmitAnswer::NotSealing,
+            refusal => SubmitAnswer::Refused {
+                reason: refusal.to_string(),
+                is_final: refusal.is_final(),
+            },
+        }
     }
 }
 
@@ -463,10 +380,4 @@ fn read<T>(found: Result<T, StoreError>) -> Option<T> {
 fn answer<T>(reply: oneshot::Sender<T>, answer: T) {
     // An error means that nobody waits any more.
     let _ = reply.send(answer);
-}
-
-/// The wall clock, in milliseconds since the Unix epoch. Nothing that safety rests on depends on it.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! What the ledger protocol says. borsh, one message per frame; the frame's limit was checked before these bytes exist.
 
-use blosm_ledger::Hash;
+use blosm_ledger::{Ack, Confirmations, Hash};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// The most blocks of one answer.
@@ -24,19 +24,23 @@ pub(super) enum LedgerRequest {
     },
     /// The newest block.
     Head,
-    /// The sender holds this block and all before it.
-    Ack {
-        /// Its height.
-        height: u64,
-        /// Its hash.
-        hash: Hash,
-    },
+    /// The sender holds this block and all before it. For the proposer.
+    Ack(Ack),
     /// A sealed block that concerns the receiver.
     Block(Vec<u8>),
     /// How many members hold the block of this height.
     Confirmations {
         /// The height.
         height: u64,
+    },
+    /// The same, answered when more than so many hold it or 90 % do, or the time is over.
+    WaitConfirmed {
+        /// The height.
+        height: u64,
+        /// How many the sender knows of.
+        beyond: u32,
+        /// How long to wait at most, in milliseconds; the proposer may answer earlier.
+        timeout_ms: u32,
     },
 }
 
@@ -59,6 +63,15 @@ pub(super) enum LedgerResponse {
     NotSealing,
     /// The newest block of the answering node.
     Head(WireHead),
+    /// The acknowledgement was taken.
+    Acked {
+        /// The proposer's newest block.
+        head: WireHead,
+        /// The proposer's clock, in milliseconds since the Unix epoch.
+        time_ms: u64,
+    },
+    /// What the receiver of a pushed block holds now.
+    Holds(Ack),
     /// Blocks in rising order without a gap; none when the answering node has none of them.
     Blocks(Vec<Vec<u8>>),
     /// How many members hold a block, and how many there are; none above the head.
@@ -95,6 +108,11 @@ impl LedgerResponse {
             reason: shorten(reason),
             is_final,
         }
+    }
+
+    /// How many members hold a block.
+    pub(super) fn confirmations(found: Option<Confirmations>) -> LedgerResponse {
+        LedgerResponse::Confirmations(found.map(|found| (found.acked, found.members)))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -134,6 +152,22 @@ fn shorten(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blosm_ledger::{AckBody, SecretKey};
+
+    fn ack() -> Ack {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let body = AckBody {
+            chain_id: Hash([4; 32]),
+            member: key.public(),
+            height: 5,
+            hash: Hash([6; 32]),
+            software: "0.1.0".to_owned(),
+            protocol: 1,
+            run: 7,
+            number: 8,
+        };
+        Ack::sign(&key, body)
+    }
 
     #[test]
     fn messages_round_trip() {
@@ -141,25 +175,30 @@ mod tests {
             LedgerRequest::Submit(vec![1, 2]),
             LedgerRequest::Range { from: 3, max: 4 },
             LedgerRequest::Head,
-            LedgerRequest::Ack {
-                height: 5,
-                hash: Hash([6; 32]),
-            },
+            LedgerRequest::Ack(ack()),
             LedgerRequest::Block(vec![7]),
             LedgerRequest::Confirmations { height: 8 },
+            LedgerRequest::WaitConfirmed {
+                height: 8,
+                beyond: 2,
+                timeout_ms: 1000,
+            },
         ];
         for request in requests {
             assert_eq!(LedgerRequest::decode(&request.encode()), Some(request));
         }
+        let head = WireHead {
+            height: 1,
+            hash: Hash([2; 32]),
+            confirmed_height: 0,
+        };
         let responses = [
             LedgerResponse::Sealed { height: 1 },
             LedgerResponse::refused("no".to_owned(), true),
             LedgerResponse::NotSealing,
-            LedgerResponse::Head(WireHead {
-                height: 1,
-                hash: Hash([2; 32]),
-                confirmed_height: 0,
-            }),
+            LedgerResponse::Head(head),
+            LedgerResponse::Acked { head, time_ms: 9 },
+            LedgerResponse::Holds(ack()),
             LedgerResponse::Blocks(vec![vec![1], vec![]]),
             LedgerResponse::Confirmations(Some((1, 2))),
             LedgerResponse::Unavailable,

@@ -1,5 +1,9 @@
 //! `blosm chain head|block|tx`: a look at the ledger as this node holds it.
 
+mod confirmed;
+
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -13,7 +17,7 @@ pub(super) enum Command {
     /// A block with its transactions
     Block(One),
     /// A transaction with its confirmations
-    Tx(One),
+    Tx(Tx),
 }
 
 #[derive(Debug, Args)]
@@ -33,6 +37,18 @@ pub(super) struct One {
     target: Target,
     #[command(flatten)]
     output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tx {
+    #[command(flatten)]
+    one: One,
+    /// Print `K of N` as members confirm it; succeed when 90 % do
+    #[arg(long)]
+    wait_confirmed: bool,
+    /// How long to wait for that
+    #[arg(long, value_name = "TIME", default_value = "10s", requires = "wait_confirmed", value_parser = humantime::parse_duration)]
+    timeout: Duration,
 }
 
 /// A height or a hash; nothing else may become part of a request's path.
@@ -64,7 +80,8 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 .await?;
             one.output.print(&value, || block(&value));
         }
-        Command::Tx(one) => {
+        Command::Tx(tx) if tx.wait_confirmed => confirmed::wait(&tx.one, tx.timeout).await?,
+        Command::Tx(Tx { one, .. }) => {
             let value = one
                 .target
                 .client()?

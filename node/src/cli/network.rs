@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use blosm_ledger::{Genesis, Params, SecretKey};
+use blosm_ledger::{Confirmation, Genesis, Params, SecretKey};
 use blosm_net::{Multiaddr, peer_of_key};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use libp2p::multiaddr::Protocol;
 use serde_json::json;
 
@@ -35,8 +35,30 @@ pub(super) struct New {
     /// Address of the authority for new members to dial, repeatable; its peer id is added
     #[arg(long, value_name = "MULTIADDR")]
     bootstrap: Vec<Multiaddr>,
+    /// Whether a container moves only after 90 % of the members have confirmed its announcement
+    #[arg(long, value_enum, default_value_t)]
+    confirmation: Confirm,
     #[command(flatten)]
     output: Output,
+}
+
+/// The genesis parameter `confirmation`; it can't be changed later.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Confirm {
+    /// Confirmations are counted and reported; no container waits for them
+    #[default]
+    Advisory,
+    /// The paper's rule: no container stops before them
+    Required,
+}
+
+impl From<Confirm> for Confirmation {
+    fn from(confirm: Confirm) -> Self {
+        match confirm {
+            Confirm::Advisory => Self::Advisory,
+            Confirm::Required => Self::Required,
+        }
+    }
 }
 
 pub(super) fn run(command: Command) -> anyhow::Result<()> {
@@ -56,7 +78,10 @@ fn make(new: New) -> anyhow::Result<()> {
         authorities: vec![authority.public()],
         recovery: recovery.public(),
         time_ms: u64::try_from(now.as_millis()).context("the clock is off; set it")?,
-        params: Params::default(),
+        params: Params {
+            confirmation: new.confirmation.into(),
+            ..Params::default()
+        },
     };
     genesis.validate()?;
     let peer = peer_of_key(&authority.public().0);
@@ -91,7 +116,7 @@ fn make(new: New) -> anyhow::Result<()> {
     let value = json!({
         "network": new.out, "name": file.genesis.name, "chain_id": file.chain_id(),
         "authority": authority.public(), "peer_id": peer.to_string(), "authority_key_file": key_path,
-        "recovery": recovery.public(), "recovery_secret": recovery_secret,
+        "confirmation": file.genesis.params.confirmation, "recovery": recovery.public(), "recovery_secret": recovery_secret,
     });
     new.output.print(&value, || {
         table::lines(&[

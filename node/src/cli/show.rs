@@ -61,6 +61,7 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
             ("engine", engine(&status["engine"])),
             ("memory", resource("memory", bytes)),
             ("cpu", resource("cpu", cores)),
+            ("clock", clock(&status["clock_offset_seconds"])),
             (
                 "ready",
                 match text(&status, "not_ready").as_str() {
@@ -68,7 +69,7 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
                     why => format!("{}, {why}", text(&status, "ready")),
                 },
             ),
-        ])
+        ]) + &warnings(&status)
     });
     Ok(())
 }
@@ -169,6 +170,20 @@ pub(super) async fn migrations(show: Show) -> anyhow::Result<()> {
         table.render()
     });
     Ok(())
+}
+
+/// How far the node's clock is from the authority's.
+fn clock(offset: &Value) -> String {
+    match offset.as_f64() {
+        Some(offset) => format!("{offset:+.3} s from the authority's"),
+        None => "not compared with the authority's yet".to_owned(),
+    }
+}
+
+/// What has to be mended, a line each.
+fn warnings(status: &Value) -> String {
+    let warning = |warning: &Value| Some(format!("warning: {}\n", warning.as_str()?));
+    items(&status["warnings"]).iter().filter_map(warning).collect()
 }
 
 fn engine(engine: &Value) -> String {

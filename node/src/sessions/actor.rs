@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::confirm::Announced;
 use super::grants::Grants;
 use super::journal::JournalClosed;
 use super::launch::{self, LaunchError, Running};
@@ -33,6 +34,7 @@ use crate::gateway::Route;
 use crate::parts::{Parts, pending};
 
 mod announce;
+mod confirm;
 mod cut;
 mod destination;
 mod given;
@@ -173,8 +175,8 @@ pub(super) struct Actor {
     served_at: Option<Instant>,
     /// The member that `blosm migrate` has asked to come, and under which name.
     invited: Option<(PublicKey, Attempt, Instant)>,
-    /// Hash of the newest announcement.
-    announced: Option<Hash>,
+    /// What the members hold of the announcements of the present epoch.
+    announced: Option<Announced>,
     /// An `Abort` that is being submitted.
     aborting: Option<JoinHandle<()>>,
     /// Whether the container has served since this process began to look after it.

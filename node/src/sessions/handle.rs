@@ -165,7 +165,7 @@ impl SessionsHandle {
             return Some((gave.handover.clone(), record.pending_before(gave)));
         }
         let since = parts.chain.snapshot().state.session(session)?.since;
-        let found = parts.chain.transaction(since).await?;
+        let found = parts.chain.sealed(since).await?;
         Some((pending(&found.transaction), Vec::new()))
     }
 

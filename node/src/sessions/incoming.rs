@@ -43,6 +43,7 @@ use crate::parts::Parts;
 
 mod books;
 mod claim;
+mod confirm;
 pub(super) mod folders;
 mod live;
 mod seeds;
@@ -57,6 +58,8 @@ const SERVED_WAIT: Duration = Duration::from_secs(30);
 const EXPORT_WAIT: Duration = Duration::from_secs(1800);
 /// Between two questions for an image that is being exported.
 const EXPORT_LOOK: Duration = Duration::from_millis(20);
+/// Between two tries of a cut that waits for confirmations.
+const CONFIRM_LOOK: Duration = Duration::from_millis(100);
 /// Tries of a cut whose answer was lost.
 const CUT_TRIES: u32 = 3;
 
@@ -101,6 +104,10 @@ enum Ended {
         "the service writes faster than the link carries: the last delta would take {left_ms} ms; slow it down, raise migration.max_downtime, or use --force"
     )]
     TooFast { left_ms: u128 },
+    #[error(
+        "{acked} of {members} members are known to hold the announcement, and this network requires 90 % before a container moves"
+    )]
+    Unconfirmed { acked: u32, members: u32 },
     #[error("this node has no room for the service any more")]
     NoRoom,
     #[error(transparent)]
@@ -221,12 +228,11 @@ impl Incoming {
     /// Signs of life until the task is ended.
     fn keep_alive(&self) -> AbortOnDropHandle<()> {
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
-        let confirmed = self.announced;
+        if let Some(announced) = self.announced {
+            // It outlives the attempt, which may be over before the last of the members has answered.
+            tokio::spawn(confirm::count(parts.clone(), visit.clone(), announced));
+        }
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let wait = parts.config.migration.confirm_wait;
-            if let Some(announced) = confirmed {
-                tokio::spawn(watch_confirmations(parts.clone(), visit.attempt, announced, wait));
-            }
             loop {
                 let request = SessionRequest::Alive {
                     session: visit.session,
@@ -357,21 +363,24 @@ impl Incoming {
             session: self.visit.session,
             attempt: self.visit.attempt,
         };
-        let mut tries = 0;
+        let (begin, mut lost) = (Instant::now(), 0);
         loop {
             match self.ask(&request).await {
                 Ok(SessionResponse::Stopped(stopped)) => return Ok((stopped, Instant::now())),
                 Ok(_) => return Err(Ended::OtherAnswer),
-                // Required mode: the announcement is not confirmed yet.
-                Err(Ended::Refused(Refusal::Unconfirmed)) if tries < 50 => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                // Required mode: the announcement is not confirmed yet. The source serves on.
+                Err(Ended::Refused(Refusal::Unconfirmed)) => {
+                    if begin.elapsed() >= self.parts.config.migration.confirm_wait {
+                        return Err(self.unconfirmed());
+                    }
+                    tokio::time::sleep(CONFIRM_LOOK).await;
                 }
-                Err(Ended::NoAnswer(_)) if tries < CUT_TRIES => {
+                Err(Ended::NoAnswer(_)) if lost < CUT_TRIES => {
+                    lost += 1;
                     tokio::time::sleep(Duration::from_millis(200)).await
                 }
                 Err(error) => return Err(error),
             }
-            tries += 1;
         }
     }
 
@@ -432,26 +441,6 @@ impl Incoming {
         self.parts
             .reports
             .event(&self.visit.attempt, &self.visit.session, phase);
-    }
-}
-
-/// Algorithm 1's wait, beside the transfer: counts until 90 % hold the announcement, or `limit` is over.
-async fn watch_confirmations(parts: Arc<Parts>, attempt: Attempt, announced: Hash, limit: Duration) {
-    let begin = Instant::now();
-    let id = hex::encode(attempt);
-    while begin.elapsed() < limit {
-        if let Some(status) = parts.chain.transaction(announced).await {
-            parts.reports.sealed(&announced, status.height);
-            parts.reports.update(&id, |report| {
-                report.ledger.confirmations = status.confirmations;
-                report.ledger.members = status.members;
-                report.ledger.confirmed_ms = millis(begin);
-            });
-            if status.is_confirmed() {
-                return;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

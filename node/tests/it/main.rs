@@ -4,6 +4,7 @@
 
 mod commands;
 mod config;
+mod confirmed;
 mod drain;
 mod rights;
 mod road;

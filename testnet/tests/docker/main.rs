@@ -7,6 +7,7 @@
 
 mod bench;
 mod client;
+mod confirmed;
 mod disk;
 mod drain;
 mod fault_table;

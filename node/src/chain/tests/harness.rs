@@ -1,14 +1,16 @@
 //! Nodes with a real ledger and a real swarm, all in this process.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_ledger::{
-    Admit, Genesis, HandOver, Hash, Ledger, Location, Open, Params, Payload, PublicKey, SecretKey, SessionId,
-    Token, Transaction,
+    Admit, Genesis, HEADER_VERSION, HandOver, Hash, Ledger, Location, Open, Params, Payload, PublicKey,
+    SecretKey, SessionId, Token, Transaction,
 };
 use blosm_net::{Multiaddr, NetConfig, NetEvent, NetHandle, Network, Protocol};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::chain::{ChainHandle, ChainOptions, ChainTask, ChainView};
@@ -35,6 +37,8 @@ pub(super) fn genesis() -> Genesis {
 pub(super) struct Place {
     pub(super) index: u8,
     pub(super) dir: TempDir,
+    /// The newest header version that its program reads and seals.
+    pub(super) version: u16,
     listen: Multiaddr,
 }
 
@@ -52,6 +56,7 @@ impl Place {
         Place {
             index,
             dir: tempfile::tempdir().unwrap(),
+            version: HEADER_VERSION,
             listen,
         }
     }
@@ -70,18 +75,9 @@ impl Place {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
         let key = key(self.index);
-        let me = key.public();
-        let config = NetConfig {
-            seed: *key.seed(),
-            net8: genesis().chain_id().short(8),
-            listen: vec![self.listen.clone()],
-            bootstrap: bootstrap.iter().map(|node| node.full_address()).collect(),
-            agent: "test".to_owned(),
-        };
-        let ledger = Ledger::open(&self.ledger(), genesis(), Some(key)).unwrap();
-        let (net, mut events) = Network::spawn(config).await.unwrap();
-        self.listen = net.listeners()[0].clone();
-        let chain = ChainTask::spawn(ledger, net.clone(), me, options).unwrap();
+        let ledger = Ledger::open_as(&self.ledger(), genesis(), Some(key.clone()), self.version).unwrap();
+        let (net, mut events) = self.swarm(bootstrap).await;
+        let chain = ChainTask::spawn(ledger, net.clone(), Arc::new(key), options).unwrap();
         let routed = chain.clone();
         let router = tokio::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -111,6 +107,22 @@ impl Place {
             net,
             router,
         }
+    }
+}
+
+impl Place {
+    /// The node's swarm without its ledger: a peer that says whatever a test wants.
+    pub(super) async fn swarm(&mut self, bootstrap: &[&Node]) -> (NetHandle, mpsc::Receiver<NetEvent>) {
+        let config = NetConfig {
+            seed: *key(self.index).seed(),
+            net8: genesis().chain_id().short(8),
+            listen: vec![self.listen.clone()],
+            bootstrap: bootstrap.iter().map(|node| node.full_address()).collect(),
+            agent: "test".to_owned(),
+        };
+        let (net, events) = Network::spawn(config).await.unwrap();
+        self.listen = net.listeners()[0].clone();
+        (net, events)
     }
 }
 
@@ -146,15 +158,16 @@ impl Node {
     }
 
     pub(super) fn admission(&self, of: &Node, addresses: bool) -> Transaction {
-        let i = of.place.index;
+        let listen = of.place.listen.to_string();
+        self.admission_of(of.place.index, if addresses { vec![listen] } else { vec![] })
+    }
+
+    /// The admission of node `i` by its key: nobody has to run for that.
+    pub(super) fn admission_of(&self, i: u8, addresses: Vec<String>) -> Transaction {
         self.sign(Payload::Admit(Admit {
-            key: of.name(),
+            key: key(i).public(),
             admission: Hash([i; 32]),
-            addresses: if addresses {
-                vec![of.place.listen.to_string()]
-            } else {
-                vec![]
-            },
+            addresses,
             gateway: format!("http://127.0.0.1:{}", 8000 + u16::from(i)),
             metrics: None,
             location: Location {

@@ -311,45 +311,6 @@ async fn blocks_of_a_far_future_cost_a_bounded_number_of_questions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledgements_that_lie_confirm_nothing() {
-    let nodes = network(2).await;
-    let bad = Bad::admitted(9, &[&nodes[0]], silent()).await;
-    let stranger = Bad::stranger(10, &[&nodes[0]], silent()).await;
-    let a = &nodes[0];
-    goes_on(&nodes, 1).await;
-    let head = a.chain.snapshot();
-    let honest = (3, 4);
-    until("the three honest members confirm", || async {
-        a.chain.confirmations(head.height).await == Some(honest)
-    })
-    .await;
-    let lies = |height: u64, hash: Hash| LedgerRequest::Ack { height, hash };
-    for _ in 0..300 {
-        bad.ask(a, &lies(head.height, Hash([1; 32]))).await;
-        bad.ask(a, &lies(head.height + 1_000_000, head.hash)).await;
-        bad.ask(a, &lies(u64::MAX, Hash::ZERO)).await;
-    }
-    stranger.ask(a, &lies(head.height, head.hash)).await;
-    assert_eq!(a.chain.confirmations(head.height).await, Some(honest));
-    assert!(
-        a.chain.snapshot().confirmed_height < head.height,
-        "3 of 4 is no 90 %"
-    );
-    goes_on(&nodes, 2).await;
-    // Holding the block and saying so is all that counts.
-    let head = a.chain.snapshot();
-    until("the honest ones confirm", || async {
-        a.chain.confirmations(head.height).await == Some(honest)
-    })
-    .await;
-    bad.ask(a, &lies(head.height, head.hash)).await;
-    until("four of four", || async {
-        a.chain.confirmations(head.height).await == Some((4, 4))
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_behind_finds_the_truth_among_liars() {
     let nodes = network(1).await;
     let a = &nodes[0];

@@ -35,10 +35,7 @@ impl Actor {
             Refusal::NotReady
         })?;
         let bytes = announce.encode();
-        self.announced = Some(announce.hash());
-        let chain = self.parts.chain.clone();
-        // Staging waits for neither seal nor confirmations (rule 2).
-        tokio::spawn(async move { chain.announce(announce).await });
+        self.publish(announce, epoch);
         self.welcome.insert(from);
         Ok(SessionResponse::Announced(Announcement {
             pending: record.pending.clone(),

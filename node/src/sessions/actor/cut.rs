@@ -28,7 +28,7 @@ impl Actor {
     ) -> Result<SessionResponse, JournalClosed> {
         // A cut that is done is answered for again, whatever has become of the proposer.
         let again = self.cut.as_ref().is_some_and(|cut| cut.attempt == attempt);
-        if !again && let Err(refusal) = self.may_cut().await {
+        if !again && let Err(refusal) = self.may_cut() {
             return Ok(SessionResponse::Refused(refusal));
         }
         match self.tell_source(Input::Cut { attempt, from }) {
@@ -68,30 +68,19 @@ impl Actor {
     }
 
     /// In a network that requires confirmations no container stops before 90 % hold its announcement (Algorithm 1).
-    pub(super) async fn may_cut(&self) -> Result<(), Refusal> {
-        let Adoption::Mine { .. } = self.adoption() else {
+    fn may_cut(&self) -> Result<(), Refusal> {
+        let Adoption::Mine { epoch } = self.adoption() else {
             return Err(Refusal::NotOwner);
         };
         // More than a new owner takes: the proposer has been away for that many hand-overs.
         if self.record().pending.len() >= super::destination::MAX_PENDING {
             return Err(Refusal::Unconfirmed);
         }
-        if self.parts.config.network.genesis.params.confirmation == blosm_ledger::Confirmation::Advisory {
-            return Ok(());
-        }
-        let announced = self.announced.ok_or(Refusal::Unconfirmed)?;
-        let status = self
-            .parts
-            .chain
-            .transaction(announced)
-            .await
-            .ok_or(Refusal::Unconfirmed)?;
         // Alg. 1, line 23
-        if status.is_confirmed() {
-            Ok(())
-        } else {
-            Err(Refusal::Unconfirmed)
+        if self.requires_confirmation() && !self.is_confirmed(epoch) {
+            return Err(Refusal::Unconfirmed);
         }
+        Ok(())
     }
 
     async fn cut(&mut self, attempt: Attempt) -> Result<Cut, LaunchError> {

@@ -203,7 +203,7 @@ impl Actor {
                     .gave
                     .as_ref()
                     .is_some_and(|gave| gave.epoch + 1 == sealed.epoch && !gave.served))
-            && let Some(found) = self.parts.chain.transaction(sealed.since).await
+            && let Some(found) = self.parts.chain.sealed(sealed.since).await
         {
             let taken = self.acquire(pending(&found.transaction), Vec::new()).await?;
             tracing::info!(session = %self.id, ?taken, "hand-over found in a block");

@@ -354,13 +354,20 @@ impl Actor {
         attempt: Attempt,
         json: &[u8],
     ) -> Result<SessionResponse, Refusal> {
-        let report: MigrationReport = serde_json::from_slice(json).map_err(|_| Refusal::Malformed)?;
+        let mut report: MigrationReport = serde_json::from_slice(json).map_err(|_| Refusal::Malformed)?;
         let ours = report.id == hex::encode(attempt)
             && report.session == self.id.to_string()
             && report.destination == from.to_string()
             && report.source == self.parts.me.to_string();
         if !ours {
             return Err(Refusal::Malformed);
+        }
+        // What this end has seen sealed meanwhile stands.
+        if let Some(known) = self.parts.reports.get(&report.id) {
+            report.ledger.keep_heights(&known.ledger.transactions);
+            if report.ledger.sealed_ms == 0.0 {
+                report.ledger.sealed_ms = known.ledger.sealed_ms;
+            }
         }
         self.parts.reports.put(report);
         Ok(SessionResponse::Agreed)

@@ -118,19 +118,9 @@ impl Incoming {
         self.parts
             .metrics
             .migration(self.method.as_str(), report.outcome.name(), down);
-        let json = serde_json::to_vec(&report).expect("a report is plain data");
-        self.parts.reports.put(report);
+        self.parts.reports.put(report.clone());
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
-        tokio::spawn(async move {
-            let request = SessionRequest::Report {
-                session: visit.session,
-                attempt: visit.attempt,
-                json,
-            };
-            if let Err(error) = notice::ask(&parts, visit.source, &request).await {
-                tracing::debug!(%error, "the other end did not take the report");
-            }
-        });
+        tokio::spawn(async move { send(&parts, &visit, &report).await });
     }
 
     pub(super) async fn clean_up(&mut self, error: &Ended) {
@@ -167,5 +157,17 @@ impl Incoming {
         if let Err(error) = launch::remove(&self.parts, name, true).await {
             tracing::debug!(container = name, %error, "a staged container is left");
         }
+    }
+}
+
+/// Sends a report to the source, which keeps the last one that it gets.
+pub(super) async fn send(parts: &Parts, visit: &Visit, report: &MigrationReport) {
+    let request = SessionRequest::Report {
+        session: visit.session,
+        attempt: visit.attempt,
+        json: serde_json::to_vec(report).expect("a report is plain data"),
+    };
+    if let Err(error) = notice::ask(parts, visit.source, &request).await {
+        tracing::debug!(%error, "the other end did not take the report");
     }
 }
