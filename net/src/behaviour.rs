@@ -7,6 +7,7 @@ use libp2p::identity::Keypair;
 use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{PeerId, connection_limits, identify, ping};
+use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 
 use crate::codec::FrameCodec;
@@ -53,7 +54,13 @@ pub(crate) struct Behaviour {
 }
 
 impl Behaviour {
-    pub(crate) fn new(keypair: &Keypair, net8: &str, agent: &str) -> Result<Self, NetError> {
+    /// What gossip counts goes into `registry`.
+    pub(crate) fn new(
+        keypair: &Keypair,
+        net8: &str,
+        agent: &str,
+        registry: &mut Registry,
+    ) -> Result<Self, NetError> {
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_PENDING_INBOUND))
             .with_max_established_incoming(Some(MAX_ESTABLISHED_INBOUND))
@@ -70,7 +77,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
-            gossip: gossip(net8)?,
+            gossip: gossip(net8, registry)?,
             ledger: exchange(Protocol::Ledger, net8),
             session: exchange(Protocol::Session, net8),
             relay: exchange(Protocol::Relay, net8),
@@ -109,7 +116,7 @@ fn exchange(protocol: Protocol, net8: &str) -> Exchange {
     )
 }
 
-fn gossip(net8: &str) -> Result<gossipsub::Behaviour, NetError> {
+fn gossip(net8: &str, registry: &mut Registry) -> Result<gossipsub::Behaviour, NetError> {
     let mut config = gossipsub::ConfigBuilder::default();
     config
         .heartbeat_initial_delay(Duration::from_millis(300))
@@ -135,7 +142,11 @@ fn gossip(net8: &str) -> Result<gossipsub::Behaviour, NetError> {
         .build()
         .map_err(|error| NetError::Gossip(error.to_string()))?;
     let mut gossip = gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, config)
-        .map_err(|error| NetError::Gossip(error.to_owned()))?;
+        .map_err(|error| NetError::Gossip(error.to_owned()))?
+        .with_metrics(
+            registry.sub_registry_with_prefix("libp2p_gossipsub"),
+            gossipsub::MetricsConfig::default(),
+        );
     for topic in Topic::ALL {
         gossip
             .subscribe(&topic.ident(net8))

@@ -15,10 +15,13 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(300);
 /// A connection that lasted less than this counts as a failure: two nodes that cannot live together must not spin.
 const SETTLED: Duration = Duration::from_secs(2);
+/// A connection that was dialled for a request and is not to be kept ends after so long without one. Longer than any request
+/// may take, so that none is under way then.
+const UNUSED: Duration = Duration::from_secs(180);
 /// More addresses of one peer than this are not dialled.
 const MAX_ADDRESSES: usize = 16;
 
-/// The peers that are to stay connected, and the ones that may not be.
+/// The peers that are to stay connected, the ones that are dialled when they are needed, and the ones that may not be.
 #[derive(Debug)]
 pub(crate) struct Book {
     local: PeerId,
@@ -30,15 +33,19 @@ pub(crate) struct Book {
 struct Entry {
     bootstrap: Vec<Multiaddr>,
     member: Vec<Multiaddr>,
+    /// It is to stay connected.
+    keep: bool,
     state: State,
     failures: u32,
+    /// When there was last something to ask of it or to answer to it.
+    used: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Idle { due: Instant },
     Dialling,
-    Connected { since: Instant },
+    Connected { since: Instant, dialled: bool },
 }
 
 /// How a peer can be reached at this moment.
@@ -64,20 +71,25 @@ impl Book {
     /// Adds an address that holds whatever the members' list says.
     pub(crate) fn add_bootstrap(&mut self, peer: PeerId, address: Multiaddr, now: Instant) {
         if peer != self.local {
-            self.entry(peer, now).bootstrap.push(address);
+            let entry = self.entry(peer, now);
+            entry.bootstrap.push(address);
+            entry.keep = true;
         }
     }
 
-    /// Replaces the addresses of a member and lifts a refusal.
-    pub(crate) fn set_member(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+    /// Replaces the addresses of a member and lifts a refusal. A peer that is not to be kept may still have been named at
+    /// the start, and is kept then.
+    pub(crate) fn set_member(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, keep: bool, now: Instant) {
         if peer == self.local {
             return;
         }
         self.refused.remove(&peer);
         let addresses = of_peer(peer, addresses);
         let entry = self.entry(peer, now);
-        if entry.member != addresses {
+        let keep = keep || !entry.bootstrap.is_empty();
+        if entry.member != addresses || entry.keep != keep {
             entry.member = addresses;
+            entry.keep = keep;
             if let State::Idle { due } = &mut entry.state {
                 entry.failures = 0;
                 *due = now;
@@ -128,8 +140,28 @@ impl Book {
         }
     }
 
-    pub(crate) fn on_connected(&mut self, peer: PeerId, now: Instant) {
-        self.entry(peer, now).state = State::Connected { since: now };
+    /// `dialled`: by this end.
+    pub(crate) fn on_connected(&mut self, peer: PeerId, dialled: bool, now: Instant) {
+        let entry = self.entry(peer, now);
+        entry.state = State::Connected { since: now, dialled };
+        entry.used = now;
+    }
+
+    /// There is something to ask of this peer, or it has asked something.
+    pub(crate) fn on_used(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.used = now;
+        }
+    }
+
+    /// The peers whose connections were dialled from here for a request, and have not been used for a while. What a peer
+    /// has dialled is its own to end: it may want to keep it.
+    pub(crate) fn unused(&self, now: Instant) -> Vec<PeerId> {
+        let unused = self.peers.iter().filter(|(_, entry)| {
+            let dialled = matches!(entry.state, State::Connected { dialled: true, .. });
+            dialled && !entry.keep && !entry.has_no_address() && now.duration_since(entry.used) >= UNUSED
+        });
+        unused.map(|(peer, _)| *peer).collect()
     }
 
     pub(crate) fn on_disconnected(&mut self, peer: PeerId, now: Instant) {
@@ -138,7 +170,7 @@ impl Book {
             return;
         };
         let settled =
-            matches!(entry.state, State::Connected { since } if now.duration_since(since) >= SETTLED);
+            matches!(entry.state, State::Connected { since, .. } if now.duration_since(since) >= SETTLED);
         entry.failures = if settled {
             0
         } else {
@@ -173,8 +205,10 @@ impl Book {
         self.peers.entry(peer).or_insert_with(|| Entry {
             bootstrap: Vec::new(),
             member: Vec::new(),
+            keep: false,
             state: State::Idle { due: now },
             failures: 0,
+            used: now,
         })
     }
 
@@ -206,7 +240,7 @@ impl Entry {
 
     fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Idle { due } if !self.has_no_address() => Some(due),
+            State::Idle { due } if self.keep && !self.has_no_address() => Some(due),
             _ => None,
         }
     }
@@ -255,7 +289,7 @@ mod tests {
         let (local, peer) = peers();
         let mut book = Book::new(local);
         let mut now = Instant::now();
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         let mut waits = Vec::new();
         for _ in 0..8 {
             assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
@@ -275,9 +309,9 @@ mod tests {
         for (local, peer, wait) in [(small, great, 200), (great, small, 500)] {
             let mut book = Book::new(local);
             let start = Instant::now();
-            book.set_member(peer, vec![address(1)], start);
+            book.set_member(peer, vec![address(1)], true, start);
             book.on_dial_failed(peer, start);
-            book.on_connected(peer, start);
+            book.on_connected(peer, true, start);
             let end = start + SETTLED;
             book.on_disconnected(peer, end);
             assert_eq!(book.next_due(), Some(end + Duration::from_millis(wait)));
@@ -289,13 +323,13 @@ mod tests {
         let (local, peer) = peers();
         let mut book = Book::new(local);
         let mut now = Instant::now();
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         for _ in 0..10 {
-            book.on_connected(peer, now);
+            book.on_connected(peer, true, now);
             book.on_disconnected(peer, now);
             now = book.next_due().unwrap();
         }
-        book.on_connected(peer, now);
+        book.on_connected(peer, true, now);
         book.on_disconnected(peer, now);
         assert_eq!(book.next_due(), Some(now + BACKOFF_MAX));
     }
@@ -305,12 +339,12 @@ mod tests {
         let (local, peer) = peers();
         let mut book = Book::new(local);
         let now = Instant::now();
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         book.due(now);
         book.on_dial_failed(peer, now);
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         assert_eq!(book.due(now), vec![]);
-        book.set_member(peer, vec![address(2)], now);
+        book.set_member(peer, vec![address(2)], true, now);
         assert_eq!(book.due(now), vec![(peer, vec![address(2)])]);
     }
 
@@ -320,7 +354,7 @@ mod tests {
         let mut book = Book::new(local);
         let now = Instant::now();
         assert_eq!(book.reach(&peer), Reach::Nowhere);
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         book.due(now);
         book.on_dial_failed(peer, now);
         assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
@@ -332,9 +366,9 @@ mod tests {
         let (local, peer) = peers();
         let mut book = Book::new(local);
         let now = Instant::now();
-        book.set_member(peer, vec![address(1)], now);
+        book.set_member(peer, vec![address(1)], true, now);
         book.due(now);
-        book.on_connected(peer, now);
+        book.on_connected(peer, true, now);
         book.on_dial_failed(peer, now);
         assert_eq!(book.reach(&peer), Reach::Under);
         assert_eq!(book.next_due(), None);
@@ -351,7 +385,7 @@ mod tests {
         assert_eq!(book.next_due(), None);
         book.on_disconnected(peer, now);
         assert_eq!(book.next_due(), None);
-        book.set_member(peer, vec![address(2)], now);
+        book.set_member(peer, vec![address(2)], true, now);
         assert!(!book.is_refused(&peer));
         assert_eq!(book.next_due(), Some(now));
     }
@@ -361,10 +395,10 @@ mod tests {
         let (local, peer) = peers();
         let mut book = Book::new(local);
         let now = Instant::now();
-        book.on_connected(peer, now);
+        book.on_connected(peer, true, now);
         book.on_disconnected(peer, now);
         assert!(book.peers.is_empty());
-        book.set_member(peer, vec![], now);
+        book.set_member(peer, vec![], true, now);
         assert!(book.peers.is_empty());
     }
 
@@ -374,8 +408,8 @@ mod tests {
         let mut book = Book::new(local);
         let now = Instant::now();
         book.add_bootstrap(peer, address(1), now);
-        book.set_member(peer, vec![address(2), address(1)], now);
-        book.set_member(peer, vec![], now);
+        book.set_member(peer, vec![address(2), address(1)], true, now);
+        book.set_member(peer, vec![], true, now);
         assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
     }
 
@@ -385,9 +419,50 @@ mod tests {
         let mut book = Book::new(local);
         let now = Instant::now();
         let with = |id: PeerId| address(1).with(Protocol::P2p(id));
-        book.set_member(peer, vec![with(local), with(peer)], now);
+        book.set_member(peer, vec![with(local), with(peer)], true, now);
         assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
-        book.set_member(local, vec![address(1)], now);
+        book.set_member(local, vec![address(1)], true, now);
         assert!(!book.peers.contains_key(&local), "never dial oneself");
+    }
+
+    #[test]
+    fn peer_that_is_not_kept_is_dialled_for_requests_only_and_left_when_it_is_not_used() {
+        let (local, peer) = peers();
+        let mut book = Book::new(local);
+        let now = Instant::now();
+        book.set_member(peer, vec![address(1)], false, now);
+        assert_eq!((book.next_due(), book.due(now)), (None, vec![]));
+        assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
+        book.on_connected(peer, true, now);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(book.unused(later(179)), vec![]);
+        book.on_used(&peer, later(100));
+        assert_eq!(book.unused(later(279)), vec![]);
+        assert_eq!(book.unused(later(280)), vec![peer]);
+        book.on_disconnected(peer, later(280));
+        assert_eq!(book.next_due(), None, "it is not dialled again by itself");
+
+        // What the peer has dialled is not ended from here.
+        book.on_connected(peer, false, later(300));
+        assert_eq!(book.unused(later(9999)), vec![]);
+        book.on_disconnected(peer, later(9999));
+
+        // From now on it is kept, so it is dialled at once and never left.
+        book.set_member(peer, vec![address(1)], true, later(10_000));
+        assert_eq!(book.due(later(10_000)), vec![(peer, vec![address(1)])]);
+        book.on_connected(peer, true, later(10_000));
+        assert_eq!(book.unused(later(99_999)), vec![]);
+        book.set_member(peer, vec![address(1)], false, later(99_999));
+        assert_eq!(book.unused(later(99_999)), vec![peer], "until it is not kept any more");
+    }
+
+    #[test]
+    fn bootstrap_peer_is_kept_whatever_the_members_list_says() {
+        let (local, peer) = peers();
+        let mut book = Book::new(local);
+        let now = Instant::now();
+        book.add_bootstrap(peer, address(1), now);
+        book.set_member(peer, vec![address(1)], false, now);
+        assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the swarm task had to let fall, counted.
+//! What the swarm task sent, took and had to let fall, counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,6 +19,8 @@ pub struct Counters {
     pub requests_dropped: u64,
     /// Requests sent to peers.
     pub requests_sent: u64,
+    /// Answers given to peers.
+    pub responses_sent: u64,
     /// Requests sent that brought no answer.
     pub requests_failed: u64,
     /// Peers dropped because they had fallen silent.
@@ -29,6 +31,13 @@ pub struct Counters {
 
 macro_rules! live {
     ($($field:ident),* $(,)?) => {
+        impl Counters {
+            /// All counters, each with its name.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field)),*].into_iter()
+            }
+        }
+
         /// The counters as the swarm task moves them.
         #[derive(Debug, Default)]
         pub(crate) struct Live { $(pub(crate) $field: AtomicU64),* }
@@ -49,6 +58,7 @@ live!(
     requests_received,
     requests_dropped,
     requests_sent,
+    responses_sent,
     requests_failed,
     peers_silent,
     peers_refused,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
+use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::NetConfig;
@@ -13,6 +14,7 @@ use crate::error::{NetError, PublishError, RequestError};
 use crate::event::{GossipId, NetEvent, Verdict};
 use crate::protocol::{Protocol, Topic};
 use crate::task;
+use crate::text;
 
 /// Starts swarms.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) peers: watch::Receiver<Peers>,
     pub(crate) counters: Arc<Live>,
+    pub(crate) registry: Registry,
 }
 
 /// What a handle asks the task to do.
@@ -94,24 +97,32 @@ pub(crate) enum Command {
     },
 }
 
-/// The newest wish for each peer that the task has not seen yet: the wanted addresses, or none to forget it.
+/// What is wanted of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wish {
+    pub(crate) addresses: Vec<Multiaddr>,
+    /// It is kept connected; else it is dialled when there is a request for it.
+    pub(crate) keep: bool,
+}
+
+/// The newest wish for each peer that the task has not seen yet, or none to forget it.
 ///
 /// Not a channel, since a wish must neither be lost nor make its caller wait; it is bounded by the number of peers.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
-    newest: Mutex<HashMap<PeerId, Option<Vec<Multiaddr>>>>,
+    newest: Mutex<HashMap<PeerId, Option<Wish>>>,
     pub(crate) changed: Notify,
 }
 
 impl Wishes {
-    fn put(&self, peer: PeerId, addresses: Option<Vec<Multiaddr>>) {
+    fn put(&self, peer: PeerId, wish: Option<Wish>) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.insert(peer, addresses);
+        newest.insert(peer, wish);
         drop(newest);
         self.changed.notify_one();
     }
 
-    pub(crate) fn take(&self) -> HashMap<PeerId, Option<Vec<Multiaddr>>> {
+    pub(crate) fn take(&self) -> HashMap<PeerId, Option<Wish>> {
         std::mem::take(&mut self.newest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -186,7 +197,13 @@ impl NetHandle {
     /// Names the addresses of a member. From now on it is kept connected, whatever it takes. An empty list means that the
     /// peer is welcome but has to dial.
     pub fn set_addresses(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.shared.wishes.put(peer, Some(addresses));
+        self.shared.wishes.put(peer, Some(Wish { addresses, keep: true }));
+    }
+
+    /// Names the addresses of a member that is not kept connected: it is welcome, and dialled when there is a request for
+    /// it. A connection that this end has dialled for a request ends when it has not been used for three minutes.
+    pub fn know(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.shared.wishes.put(peer, Some(Wish { addresses, keep: false }));
     }
 
     /// Disconnects a peer and refuses its connections until [`NetHandle::set_addresses`] names it again.
@@ -217,6 +234,11 @@ impl NetHandle {
     /// The counters as they stand.
     pub fn counters(&self) -> Counters {
         self.shared.counters.snapshot()
+    }
+
+    /// What libp2p itself counts (bytes by transport, gossip by topic), in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        text::render(&self.shared.registry)
     }
 
     /// Closes all connections and listeners and waits until the task has ended. Requests under way fail with

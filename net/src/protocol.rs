@@ -22,11 +22,13 @@ pub enum Topic {
     Block,
     /// What the proposer says of its head and of who holds it.
     Status,
+    /// Messages that measure how fast the network spreads one.
+    Probe,
 }
 
 impl Topic {
     /// All topics; every node subscribes to each of them.
-    pub const ALL: [Topic; 3] = [Topic::Tx, Topic::Block, Topic::Status];
+    pub const ALL: [Topic; 4] = [Topic::Tx, Topic::Block, Topic::Status, Topic::Probe];
 
     /// The longest message in bytes.
     pub fn max_bytes(self) -> usize {
@@ -34,6 +36,7 @@ impl Topic {
             Topic::Tx => 4 * KIB,
             Topic::Block => 512 * KIB + GOSSIP_MARGIN,
             Topic::Status => KIB,
+            Topic::Probe => KIB,
         }
     }
 
@@ -42,6 +45,7 @@ impl Topic {
             Topic::Tx => "tx",
             Topic::Block => "block",
             Topic::Status => "status",
+            Topic::Probe => "probe",
         };
         IdentTopic::new(format!("/blosm/{net8}/{name}/1"))
     }
@@ -52,6 +56,7 @@ impl Topic {
             Topic::Tx => 1,
             Topic::Block => 2,
             Topic::Status => 4,
+            Topic::Probe => 8,
         }
     }
 }

@@ -156,6 +156,7 @@ impl Task {
             let _ = answer.send(Err(RequestError::Busy));
             return;
         }
+        self.book.on_used(&peer, Instant::now());
         if !self.swarm.is_connected(&peer) {
             match self.book.reach(&peer) {
                 Reach::Under => {}
@@ -176,7 +177,7 @@ impl Task {
     fn on_wishes(&mut self) {
         for (peer, wish) in self.wishes.take() {
             match wish {
-                Some(addresses) => self.book.set_member(peer, addresses, Instant::now()),
+                Some(wish) => self.book.set_member(peer, wish.addresses, wish.keep, Instant::now()),
                 None => {
                     self.book.forget(peer);
                     self.disconnect(peer);
@@ -188,12 +189,15 @@ impl Task {
     fn on_answered(&mut self, answered: Answered) {
         self.unanswered.remove(&(answered.protocol, answered.request));
         if let Some((channel, response)) = answered.answer {
-            // An error means that the peer stopped waiting.
-            let _ = self
+            let sent = self
                 .swarm
                 .behaviour_mut()
                 .exchange(answered.protocol)
                 .send_response(channel, response);
+            // An error means that the peer stopped waiting.
+            if sent.is_ok() {
+                count(&self.counters.responses_sent);
+            }
         }
     }
 
@@ -230,6 +234,10 @@ impl Task {
                     tracing::debug!(%peer, "peer never told its topics; reconnecting");
                 }
             }
+            self.disconnect(peer);
+        }
+        for peer in self.book.unused(Instant::now()) {
+            tracing::debug!(%peer, "nothing is asked of this peer any more; disconnected");
             self.disconnect(peer);
         }
     }
@@ -300,7 +308,7 @@ impl Task {
         tracing::debug!(%peer, ?direction, %address, "connection established");
         match self.links.on_established(peer, id, direction, address, now) {
             Established::First => {
-                self.book.on_connected(peer, now);
+                self.book.on_connected(peer, direction == Direction::Outbound, now);
                 self.publish_peers();
                 self.notice(NetEvent::Connected { peer });
             }
@@ -485,6 +493,7 @@ impl Task {
             return;
         }
         count(&self.counters.requests_received);
+        self.book.on_used(&peer, Instant::now());
         let (abort, registration) = AbortHandle::new_pair();
         let answered = Abortable::new(answered, registration);
         self.unanswered.insert((protocol, request), abort);

@@ -5,8 +5,10 @@
 //! task has to report them.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use blosm_net::Counters;
 use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder,
@@ -38,6 +40,8 @@ pub struct Metrics {
     net_peers: IntGauge,
     /// This node's clock less the authority's; NaN while it has not been measured.
     net_clock_offset: Gauge,
+    /// What the swarm sent, took and had to let fall, by event.
+    net_events_total: IntCounterVec,
     /// Migrations that ended at this node, at their source or their destination, by method and outcome.
     migrate_total: IntCounterVec,
     /// Whether a container can come and go by the method: 1 or 0.
@@ -53,6 +57,7 @@ pub struct Metrics {
     /// Processor that the node offers, in cores, by kind (total, reserved, free).
     resource_cpu_cores: GaugeVec,
     services: BTreeSet<String>,
+    reading: Mutex<()>,
 }
 
 impl Metrics {
@@ -108,6 +113,11 @@ impl Metrics {
             ledger: LedgerMeter::register(&registry)?,
             net_clock_offset: clock_offset,
             net_peers: gauge("blosm_net_peers", "Connected peers")?,
+            net_events_total: counters(
+                "blosm_net_events_total",
+                "Messages and peers that the swarm sent, took and had to let fall",
+                &["event"],
+            )?,
             migrate_total: counters(
                 "blosm_migrate_total",
                 "Migrations that ended at this node as source or destination",
@@ -137,6 +147,7 @@ impl Metrics {
             )?,
             registry,
             services,
+            reading: Mutex::new(()),
         })
     }
 
@@ -230,6 +241,16 @@ impl Metrics {
         self.net_peers.set(i64::try_from(connected).unwrap_or(i64::MAX));
     }
 
+    /// What the swarm has counted since the start.
+    pub fn net_events(&self, counted: &Counters) {
+        // Two readers at once must not add one rise twice.
+        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        for (event, total) in counted.named() {
+            let counter = self.net_events_total.with_label_values(&[event]);
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+    }
+
     /// What is offered to containers: bytes of memory and thousandths of a core.
     pub fn resources(&self, memory: Amount, cpu_milli: Amount) {
         for (kind, memory, cpu) in [
@@ -279,6 +300,13 @@ mod tests {
         metrics.ledger(7, 6, 3);
         metrics.clock_offset(Some(-1.5));
         metrics.peers(2);
+        let counted = Counters {
+            requests_sent: 4,
+            ..Counters::default()
+        };
+        // Read twice, counted once.
+        metrics.net_events(&counted);
+        metrics.net_events(&counted);
         metrics.migration("image", "completed", Some(Duration::from_millis(300)));
         metrics.migration("image", "aborted", None);
         metrics.helper_ended(2);
@@ -306,6 +334,7 @@ mod tests {
             "blosm_ledger_seal_seconds_count 0",
             "blosm_ledger_import_seconds_count 0",
             "blosm_net_peers 2",
+            "blosm_net_events_total{event=\"requests_sent\"} 4",
             "blosm_migrate_total{method=\"image\",outcome=\"completed\"} 1",
             "blosm_migrate_total{method=\"image\",outcome=\"aborted\"} 1",
             "blosm_helper_ended_total 3",

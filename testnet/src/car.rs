@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::GATEWAY_PORT;
 use crate::hosts::Namespace;
 use crate::road::{Motion, location, nearest, stand};
 use crate::state::State;
@@ -55,7 +54,7 @@ impl CarPlan {
     pub fn past(state: &State, rate: u32, speed: f64) -> CarPlan {
         let nodes = state.hosts.iter().map(|host| Roadside {
             stand: stand(host.number),
-            gateway: SocketAddr::from((host.address, GATEWAY_PORT)),
+            gateway: SocketAddr::from((host.address, host.ports.gateway)),
         });
         CarPlan {
             path: "/counter/".to_owned(),

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::engine::Engine;
 use crate::node::Node;
 use crate::process::Process;
-use crate::state::State;
+use crate::state::{Ground, State};
 use crate::sweep;
 
 /// Testnets of this process that go when it is interrupted.
@@ -98,7 +98,10 @@ pub fn teardown(dir: &Path) -> Result<()> {
     let state = State::load(dir)?;
     stop(&state);
     let swept = sweep::sweep(&state.id, dir);
-    let removed = state.road().remove();
+    let removed = match state.ground {
+        Ground::Road => state.road().remove(),
+        Ground::Loopback => Ok(()),
+    };
     swept
         .and(removed)
         .with_context(|| format!("the testnet in {} is not wholly removed", dir.display()))?;
@@ -167,6 +170,9 @@ fn stop(state: &State) {
     nodes
         .iter()
         .for_each(|node| node.end(Signal::TERM, Duration::from_secs(5)));
+    if state.ground == Ground::Loopback {
+        return;
+    }
     std::thread::scope(|scope| {
         for host in &state.hosts {
             let engine = Engine::of(state, host.number);

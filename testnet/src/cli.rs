@@ -1,7 +1,7 @@
 //! The `blosm-testnet` command line. Exit status: 0 done, 1 it failed (the reason on stderr), 2 bad usage.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command as Program, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -12,13 +12,16 @@ use crate::bench::{self, Bench};
 use crate::cleanup;
 use crate::demo::{self, Demo};
 use crate::engine::Engine;
-use crate::hosts::{self, LinkQuality, MAX_HOSTS, Percent, Rate};
+use crate::config::Runtime;
+use crate::hosts::{self, LinkQuality, Percent, Rate, Seat};
 use crate::node::Node;
-use crate::shell;
+use crate::offers::Offers;
 use crate::status;
-use crate::testnet::{Spec, Testnet};
+use crate::state::{Ground, the_only_dir};
+use crate::testnet::{self, Spec, Testnet};
 
-/// Networks of real blosm nodes on one machine: a namespace, a shaped link and a private engine for each.
+/// Networks of real blosm nodes on one machine: a namespace, a shaped link and a private engine for each, or many plain
+/// processes.
 #[derive(Debug, Parser)]
 #[command(name = "blosm-testnet", version, propagate_version = true)]
 struct Cli {
@@ -100,10 +103,22 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct At {
-    /// The testnet's folder
+    /// The testnet's folder [default: the only one below the folder for temporary files]
     #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
 }
+
+impl At {
+    fn attach(&self) -> Result<Testnet> {
+        match &self.dir {
+            Some(dir) => Testnet::attach(dir),
+            None => Testnet::attach(&the_only_dir()?),
+        }
+    }
+}
+
+/// More nodes than these are not listed when they are up.
+const SHOWN: usize = 10;
 
 #[derive(Debug, clap::Args)]
 struct Link {
@@ -146,7 +161,7 @@ enum Way {
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// How many nodes
+    /// How many nodes: at most 10 with docker, 250 with sim
     #[arg(long, default_value_t = 3, value_name = "N")]
     peers: usize,
     /// What runs the containers
@@ -155,21 +170,17 @@ struct Up {
     /// An empty or absent folder [default: one below the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The capacity of each host's link, both ways
+    /// The capacity of each host's link, both ways (docker)
     #[arg(long, default_value = "40mbit")]
     rate: Rate,
-    /// Return at once and leave it running
+    /// Return when all nodes are ready and have one head, and leave them running
     #[arg(long)]
     detach: bool,
-    /// Hosts, engines and the base image only
+    /// Hosts, engines and the base image only (docker)
     #[arg(long)]
     no_nodes: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Runtime {
-    /// A private Docker engine on each host
-    Docker,
+    #[command(flatten)]
+    offers: Offers,
 }
 
 /// What can be killed and started again.
@@ -223,36 +234,46 @@ async fn execute(command: Command) -> Result<()> {
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(what) => bench::run(what).await,
         Command::Up(options) => up(options).await,
-        Command::Status { testnet, json } => status::print(&Testnet::attach(&testnet.dir)?, json).await,
-        Command::Kill { what, testnet } => kill(what, &testnet.dir),
-        Command::Restart { what, testnet } => restart(what, &testnet.dir).await,
-        Command::Cut { host, testnet } => Testnet::attach(&testnet.dir)?.cut(host),
-        Command::Heal { host, testnet } => Testnet::attach(&testnet.dir)?.heal(host),
+        Command::Status { testnet, json } => status::print(&testnet.attach()?, json).await,
+        Command::Kill { what, testnet } => kill(what, testnet.attach()?),
+        Command::Restart { what, testnet } => restart(what, testnet.attach()?).await,
+        Command::Cut { host, testnet } => testnet.attach()?.cut(host),
+        Command::Heal { host, testnet } => testnet.attach()?.heal(host),
         Command::Link(options) => link(&options),
         Command::LinkRelay { host, control } => hosts::relay::run(host, control),
-        Command::Exec { testnet, host, words } => exec(&testnet.dir, &host, &words),
-        Command::Down { testnet } => cleanup::teardown(Testnet::attach(&testnet.dir)?.state().dir.as_path()),
+        Command::Exec { testnet, host, words } => exec(&testnet.attach()?, &host, &words),
+        Command::Down { testnet } => cleanup::teardown(testnet.attach()?.state().dir.as_path()),
     }
 }
 
 async fn up(options: Up) -> Result<()> {
-    let Runtime::Docker = options.runtime;
-    if !(1..=MAX_HOSTS).contains(&options.peers) {
-        bail!("--peers lies between 1 and {MAX_HOSTS}");
+    let made = match options.runtime {
+        Runtime::Docker => Spec::hosts(options.peers),
+        Runtime::Sim => options.offers.spec(options.peers),
+    };
+    let most = testnet::most(made.ground);
+    if !(1..=most).contains(&options.peers) {
+        bail!("--peers lies between 1 and {most} with this runtime");
+    }
+    if options.no_nodes && options.runtime == Runtime::Sim {
+        bail!("--no-nodes leaves nothing to bring up: with --runtime sim a testnet is its nodes");
     }
     let spec = Spec {
         dir: options.dir,
         rate: options.rate,
         nodes: !options.no_nodes,
-        ..Spec::hosts(options.peers)
+        ..made
     };
     let testnet = Testnet::up(&spec, &|line| println!("{line}")).await?;
-    status::print(&testnet, false).await?;
+    if options.peers <= SHOWN {
+        status::print(&testnet, false).await?;
+    }
     let dir = testnet.state().dir.clone();
-    println!(
-        "\nblosm-testnet status|kill|restart|cut|heal|exec|down --dir {}",
-        dir.display()
-    );
+    let commands = match options.runtime {
+        Runtime::Docker => "status|kill|restart|cut|heal|link|exec|down",
+        Runtime::Sim => "status|kill|restart|exec|down",
+    };
+    println!("\nblosm-testnet {commands} --dir {}", dir.display());
     if options.detach {
         testnet.detach();
         return Ok(());
@@ -267,7 +288,7 @@ async fn up(options: Up) -> Result<()> {
 }
 
 fn link(options: &Link) -> Result<()> {
-    let mut testnet = Testnet::attach(&options.testnet.dir)?;
+    let mut testnet = options.testnet.attach()?;
     if let Some(rate) = options.rate {
         testnet.reshape(options.host, rate)?;
     }
@@ -291,16 +312,14 @@ fn link(options: &Link) -> Result<()> {
     Ok(())
 }
 
-fn kill(what: Target, dir: &Path) -> Result<()> {
-    let mut testnet = Testnet::attach(dir)?;
+fn kill(what: Target, mut testnet: Testnet) -> Result<()> {
     match what {
         Target::Node(number) => testnet.kill_node(number),
         Target::Engine(number) => testnet.kill_engine(number),
     }
 }
 
-async fn restart(what: Target, dir: &Path) -> Result<()> {
-    let mut testnet = Testnet::attach(dir)?;
+async fn restart(what: Target, mut testnet: Testnet) -> Result<()> {
     match what {
         Target::Node(number) => {
             testnet.stop_node(number)?;
@@ -313,30 +332,36 @@ async fn restart(what: Target, dir: &Path) -> Result<()> {
     }
 }
 
-fn exec(dir: &Path, host: &str, words: &[String]) -> Result<()> {
-    let testnet = Testnet::attach(dir)?;
+fn exec(testnet: &Testnet, host: &str, words: &[String]) -> Result<()> {
     let state = testnet.state();
-    let mut command = Program::new(shell::find("nsenter").context("nsenter is not on the PATH")?);
-    let namespace = if host == "cars" {
-        state.road().cars()
-    } else {
-        let number = host
-            .trim_start_matches("host")
-            .parse()
-            .with_context(|| format!("{host:?} is no host"))?;
+    let number = match host {
+        "cars" => None,
+        host => Some(
+            host.trim_start_matches("host")
+                .trim_start_matches("node")
+                .parse()
+                .with_context(|| format!("{host:?} is no host"))?,
+        ),
+    };
+    let seat = match (number, state.ground) {
+        (Some(number), _) => state.seat(number),
+        (None, Ground::Road) => Seat::Host(state.road().cars()),
+        (None, Ground::Loopback) => Seat::Here,
+    };
+    let (first, rest) = words.split_first().context("a program to run")?;
+    let program = match first.as_str() {
+        "blosm" => Node::of(state, 1)?.binary().to_owned(),
+        program => PathBuf::from(program),
+    };
+    let mut command = seat.command(&program)?;
+    command.args(rest);
+    if let Some(number) = number {
         state.host(number)?;
-        command
-            .env("BLOSM_DATA_DIR", state.data_dir(number))
-            .env("DOCKER_HOST", Engine::of(state, number).url());
-        state.namespace(number)
-    };
-    command
-        .arg(format!("--net={}", namespace.path().display()))
-        .arg("--");
-    match words {
-        [first, rest @ ..] if first == "blosm" => command.arg(Node::of(state, 1)?.binary()).args(rest),
-        words => command.args(words),
-    };
+        command.env("BLOSM_DATA_DIR", state.data_dir(number));
+        if state.runtime == Runtime::Docker {
+            command.env("DOCKER_HOST", Engine::of(state, number).url());
+        }
+    }
     let status = command.status()?;
     if status.success() {
         Ok(())

@@ -1,25 +1,70 @@
 //! The `blosm.toml` of a testnet's node.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::api;
 use crate::state::HostState;
 
-/// Where every node listens for its peers.
+/// Where a node on a host of its own listens for its peers.
 pub const PEER_PORT: u16 = 4401;
-/// Where every node serves cars.
+/// Where a node on a host of its own serves cars.
 pub const GATEWAY_PORT: u16 = 8080;
 
+/// Where one node listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// For its peers.
+    pub peer: u16,
+    /// For cars.
+    pub gateway: u16,
+    /// Its local API, on loopback.
+    pub api: u16,
+    /// Its metrics, on loopback.
+    pub metrics: u16,
+}
+
+impl Ports {
+    /// On a host of its own. The hosts' loopbacks are apart, so the same ones do for all.
+    pub const HOST: Ports = Ports {
+        peer: PEER_PORT,
+        gateway: GATEWAY_PORT,
+        api: 4480,
+        metrics: 9480,
+    };
+
+    /// Those of node `number`, counted from 1, of nodes that share a loopback.
+    pub fn shared(base: u16, number: usize) -> Ports {
+        let offset = u16::try_from(number.saturating_sub(1) * PORTS).unwrap_or(u16::MAX);
+        let first = base.saturating_add(offset);
+        Ports {
+            peer: first,
+            gateway: first + 1,
+            api: first + 2,
+            metrics: first + 3,
+        }
+    }
+}
+
+/// The image that simulated containers are made of: a name and a digest, which stand for no bytes.
+pub const SIM_IMAGE: &str =
+    "blosm/counter:1@sha256:0000000000000000000000000000000000000000000000000000000000000001";
+
+/// How many ports a node has.
+pub const PORTS: usize = 4;
+
 /// What runs the containers of a testnet's nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Runtime {
-    /// A private Docker engine on each host.
+    /// A private Docker engine for each node
     #[default]
     Docker,
-    /// The node's own simulation: no engine, no image.
+    /// The nodes' own simulation: no engine, no image
     Sim,
 }
 
@@ -59,7 +104,7 @@ pub fn service(name: &str, image: &str, stateless: bool) -> Table {
     table
 }
 
-/// The whole file of one node. `extra` is laid over it key by key, so a test can change whatever it is about.
+/// The whole file of one node. Without an engine's socket its containers are simulated. `extra` is laid over it key by key, so a test can change whatever it is about.
 ///
 /// # Errors
 /// `extra` puts a table where a value belongs, or the other way round.
@@ -70,7 +115,13 @@ pub fn render(
     services: &[Table],
     extra: &Table,
 ) -> Result<String> {
-    let (address, (latitude, longitude)) = (host.address, host.location);
+    let (address, (latitude, longitude), ports) = (host.address, host.location, host.ports);
+    // On a machine with other things nothing of a testnet is open to the outside.
+    let all = if address.is_loopback() {
+        address
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
     let text = format!(
         r#"
         network = "{network}"
@@ -79,26 +130,30 @@ pub fn render(
         location = "{latitude:.6},{longitude:.6}"
         radius = {radius:?}
         [net]
-        listen = ["/ip4/0.0.0.0/tcp/{PEER_PORT}"]
-        advertise = ["/ip4/{address}/tcp/{PEER_PORT}"]
+        listen = ["/ip4/{all}/tcp/{peer}"]
+        advertise = ["/ip4/{address}/tcp/{peer}"]
         [gateway]
-        listen = "0.0.0.0:{GATEWAY_PORT}"
-        url = "http://{address}:{GATEWAY_PORT}"
+        listen = "{all}:{gateway}"
+        url = "http://{address}:{gateway}"
         [api]
-        listen = "{api}"
+        listen = "127.0.0.1:{api}"
+        [metrics]
+        listen = "127.0.0.1:{metrics}"
         "#,
         network = network.display(),
         label = host.label,
         radius = host.radius,
-        api = api::LISTEN,
+        peer = ports.peer,
+        gateway = ports.gateway,
+        api = ports.api,
+        metrics = ports.metrics,
     );
     let mut table: Table = text.parse().context("the node's configuration")?;
     let engine = match engine {
-        Some(socket) => ("socket", socket),
-        None => ("runtime", "sim"),
+        Some(socket) => ("socket".to_owned(), Value::from(socket)),
+        None => ("runtime".to_owned(), Value::from("sim")),
     };
-    let engine = Table::from_iter([(engine.0.to_owned(), engine.1.into())]);
-    table.insert("engine".to_owned(), Value::Table(engine));
+    table.insert("engine".to_owned(), Table::from_iter([engine]).into());
     table.insert(
         "service".to_owned(),
         Value::Array(services.iter().cloned().map(Value::Table).collect()),
@@ -122,24 +177,12 @@ pub fn overlay(below: &mut Table, above: &Table) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hosts::LinkQuality;
-    use crate::state::EngineState;
 
     #[test]
     fn extra_keys_win_and_others_stay() {
         let host = HostState {
-            number: 2,
-            label: "host2".into(),
-            address: "10.77.0.2".parse().unwrap(),
             location: (37.45, 126.65),
-            radius: 300.0,
-            engine: EngineState::default(),
-            key: None,
-            node: None,
-            cut: false,
-            relay: None,
-            link: LinkQuality::default(),
-            clock: None,
+            ..HostState::of(2, None, None)
         };
         let extra: Table = "[node]\nradius = 10.0\n[migration]\nkeep_source = \"15s\""
             .parse()
@@ -158,12 +201,19 @@ mod tests {
         assert_eq!(table["node"]["location"].as_str(), Some("37.450000,126.650000"));
         assert_eq!(table["migration"]["keep_source"].as_str(), Some("15s"));
         assert_eq!(table["service"][0]["name"].as_str(), Some("counter"));
+        assert_eq!(table["net"]["listen"][0].as_str(), Some("/ip4/0.0.0.0/tcp/4401"));
         assert_eq!(table["engine"]["socket"].as_str(), Some("unix:///t/s"));
-        let text = render(&host, Path::new("/t/network.toml"), None, &[], &Table::new()).unwrap();
+
+        let shared = HostState {
+            address: Ipv4Addr::LOCALHOST,
+            ports: Ports::shared(20_000, 3),
+            ..host
+        };
+        let text = render(&shared, Path::new("/t/network.toml"), None, &[], &Table::new()).unwrap();
         let table: Table = text.parse().unwrap();
-        assert_eq!(
-            table["engine"],
-            Value::Table("runtime = \"sim\"".parse().unwrap())
-        );
+        assert_eq!(table["net"]["listen"][0].as_str(), Some("/ip4/127.0.0.1/tcp/20008"));
+        assert_eq!(table["gateway"]["url"].as_str(), Some("http://127.0.0.1:20009"));
+        assert_eq!(table["metrics"]["listen"].as_str(), Some("127.0.0.1:20011"));
+        assert_eq!(table["engine"]["runtime"].as_str(), Some("sim"));
     }
 }

@@ -36,6 +36,8 @@ pub mod hosts;
 pub mod image;
 pub mod instances;
 pub mod node;
+pub mod offers;
+pub mod ports;
 pub mod process;
 pub mod reports;
 pub mod road;

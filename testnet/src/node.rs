@@ -1,7 +1,6 @@
 //! A real `blosm` process in a host's namespace, driven through its own commands as an operator would.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +9,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::api::NodeClient;
-use crate::config::{GATEWAY_PORT, PEER_PORT};
-use crate::hosts::Namespace;
+use crate::config::Ports;
+use crate::hosts::Seat;
 use crate::process::{Process, tail};
 use crate::shell;
 use crate::state::{HostState, State};
@@ -26,9 +25,12 @@ const STOP: Duration = Duration::from_secs(20);
 pub struct Node {
     binary: PathBuf,
     number: usize,
-    namespace: Namespace,
+    seat: Seat,
+    ports: Ports,
     data_dir: PathBuf,
     log: PathBuf,
+    /// What the process itself prints: why it ended, if it did.
+    out: PathBuf,
     clock: Option<String>,
 }
 
@@ -41,9 +43,11 @@ impl Node {
         Ok(Node {
             binary: binary()?,
             number,
-            namespace: state.namespace(number),
+            seat: state.seat(number),
+            ports: state.host(number)?.ports,
             data_dir: state.data_dir(number),
             log: state.host_dir(number).join("blosm.log"),
+            out: state.host_dir(number).join("blosm.out"),
             clock: state.host(number)?.clock.clone(),
         })
     }
@@ -108,7 +112,7 @@ impl Node {
         let location = format!("--location={latitude:.6},{longitude:.6}");
         let (radius, gateway) = (
             host.radius.to_string(),
-            format!("http://{}:{GATEWAY_PORT}", host.address),
+            format!("http://{}:{}", host.address, host.ports.gateway),
         );
         let address = peer_address(host);
         let data_dir = self.data_dir.display().to_string();
@@ -140,12 +144,8 @@ impl Node {
     /// # Errors
     /// It failed; the text holds what it said.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(shell::find("nsenter").context("nsenter is not on the PATH")?);
-        command
-            .arg(format!("--net={}", self.namespace.path().display()))
-            .arg("--")
-            .arg(&self.binary)
-            .args(arguments);
+        let mut command = self.seat.command(&self.binary)?;
+        command.args(arguments);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BLOSM_"))
         {
             command.env_remove(name);
@@ -172,6 +172,8 @@ impl Node {
             "run".to_owned(),
             "--data-dir".to_owned(),
             self.data_dir.display().to_string(),
+            "--log-file".to_owned(),
+            self.log.display().to_string(),
         ];
         // Through env, so that settings of the person who calls the harness do not reach its nodes.
         let mut words: Vec<String> = std::env::vars_os()
@@ -189,7 +191,7 @@ impl Node {
         words.push(self.binary.display().to_string());
         words.extend(arguments);
         let env = shell::find("env").context("env is not on the PATH")?;
-        Process::spawn(&self.namespace, &env, &words, &self.log)
+        Process::spawn_at(&self.seat, &env, &words, &self.out)
     }
 
     /// Waits until the node's gateway serves.
@@ -201,7 +203,8 @@ impl Node {
         let deadline = Instant::now() + START;
         while !client.ready().await {
             if !process.alive() {
-                bail!("blosm on host {} ended:\n{}", self.number, tail(&self.log, 10));
+                let (log, out) = (tail(&self.log, 10), tail(&self.out, 10));
+                bail!("blosm on host {} ended:\n{log}\n{out}", self.number);
             }
             if Instant::now() > deadline {
                 bail!(
@@ -227,7 +230,7 @@ impl Node {
 
     /// A client of its local API.
     pub fn client(&self) -> NodeClient {
-        NodeClient::new(self.namespace.clone(), &self.data_dir)
+        NodeClient::new(self.seat.clone(), self.ports, &self.data_dir)
     }
 
     /// The program that it runs.
@@ -252,7 +255,7 @@ fn libfaketime() -> Option<PathBuf> {
 
 /// Where other nodes dial this one.
 fn peer_address(host: &HostState) -> String {
-    format!("/ip4/{}/tcp/{PEER_PORT}", host.address)
+    format!("/ip4/{}/tcp/{}", host.address, host.ports.peer)
 }
 
 /// The node's binary: `$BLOSM_BIN`, else beside this program, else on the PATH.

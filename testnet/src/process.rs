@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::cleanup;
-use crate::hosts::Namespace;
+use crate::hosts::{Namespace, Seat};
 use crate::shell;
 
 /// A process started by this or by another command of the harness.
@@ -30,6 +30,14 @@ impl Process {
     /// # Errors
     /// It cannot be started, or the log cannot be opened.
     pub fn spawn(namespace: &Namespace, program: &Path, arguments: &[String], log: &Path) -> Result<Process> {
+        Self::spawn_at(&Seat::Host(namespace.clone()), program, arguments, log)
+    }
+
+    /// [`Process::spawn`] wherever a node may run.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_at(seat: &Seat, program: &Path, arguments: &[String], log: &Path) -> Result<Process> {
         if cleanup::interrupted() {
             bail!("interrupted");
         }
@@ -40,12 +48,11 @@ impl Process {
             .with_context(|| format!("{}", log.display()))?;
         // Both replace themselves by what they start, so the id that spawn returns is the program's own. A session of
         // its own keeps a Ctrl-C on the terminal, which is meant for the harness, away from it.
+        let seated = seat.command(program)?;
         let mut command = Command::new(shell::find("setsid").context("setsid is not on the PATH")?);
         command
-            .arg(shell::find("nsenter").context("nsenter is not on the PATH")?)
-            .arg(format!("--net={}", namespace.path().display()))
-            .arg("--")
-            .arg(program)
+            .arg(seated.get_program())
+            .args(seated.get_args())
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::hosts::{LinkQuality, Namespace, Rate, Road};
+use crate::config::{Ports, Runtime};
+use crate::hosts::{LinkQuality, Namespace, Rate, Road, Seat, address};
 use crate::process::Process;
+use crate::road;
 
 const FILE: &str = "testnet.json";
 const LOCK: &str = "testnet.lock";
@@ -27,8 +29,23 @@ pub struct State {
     pub rate: Rate,
     /// The pinned image of the demo's service, once it is built.
     pub image: Option<String>,
+    /// Where its nodes stand.
+    pub ground: Ground,
+    /// What runs the containers.
+    pub runtime: Runtime,
     /// In order, the first one's node being the authority.
     pub hosts: Vec<HostState>,
+}
+
+/// Where the nodes of a testnet stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ground {
+    /// Each on a host of its own, beside a road of links.
+    #[default]
+    Road,
+    /// All on this machine's loopback, each with ports of its own.
+    Loopback,
 }
 
 /// One host.
@@ -52,6 +69,10 @@ pub struct HostState {
     pub node: Option<Process>,
     /// Its link is down.
     pub cut: bool,
+    /// Where its node listens.
+    pub ports: Ports,
+    /// `high` or `low`: what its node offers to containers, where nodes differ in that.
+    pub class: Option<String>,
     /// What makes its link worse, last known.
     #[serde(default)]
     pub relay: Option<Process>,
@@ -70,6 +91,33 @@ pub struct EngineState {
     pub containerd: Option<Process>,
     /// `dockerd`, last known.
     pub dockerd: Option<Process>,
+}
+
+impl HostState {
+    /// The host `number`, counted from 1, before anything runs there: on the road, or on this machine's loopback with ports
+    /// from `base`.
+    pub fn of(number: usize, base: Option<u16>, class: Option<&str>) -> HostState {
+        let (name, address, ports) = match base {
+            None => ("host", address(number), Ports::HOST),
+            Some(base) => ("node", Ipv4Addr::LOCALHOST, Ports::shared(base, number)),
+        };
+        HostState {
+            number,
+            label: format!("{name}{number}"),
+            address,
+            location: road::location(road::stand(number)),
+            radius: road::RADIUS_M,
+            engine: EngineState::default(),
+            key: None,
+            node: None,
+            cut: false,
+            ports,
+            class: class.map(str::to_owned),
+            relay: None,
+            link: LinkQuality::default(),
+            clock: None,
+        }
+    }
 }
 
 impl State {
@@ -138,6 +186,14 @@ impl State {
     /// A host's namespace.
     pub fn namespace(&self, number: usize) -> Namespace {
         self.road().host(number)
+    }
+
+    /// Where a host's node runs.
+    pub fn seat(&self, number: usize) -> Seat {
+        match self.ground {
+            Ground::Road => Seat::Host(self.namespace(number)),
+            Ground::Loopback => Seat::Here,
+        }
     }
 
     /// Where a host's files lie.
@@ -210,6 +266,28 @@ pub fn new_dir(wanted: Option<&Path>, id: &str) -> Result<PathBuf> {
         bail!("{text} is not empty: a testnet wants a folder of its own");
     }
     Ok(dir)
+}
+
+/// The folder of the only testnet below the folder for temporary files.
+///
+/// # Errors
+/// There is none, or there are several.
+pub fn the_only_dir() -> Result<PathBuf> {
+    let parent = std::env::temp_dir();
+    let entries = fs::read_dir(&parent).with_context(|| format!("{}", parent.display()))?;
+    let mut dirs = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|dir| dir.join(FILE).is_file());
+    match (dirs.next(), dirs.next()) {
+        (Some(dir), None) => Ok(dir),
+        (None, _) => bail!("there is no testnet in {}: name its folder with --dir", parent.display()),
+        (Some(one), Some(other)) => bail!(
+            "there are several testnets ({}, {}): name one with --dir",
+            one.display(),
+            other.display()
+        ),
+    }
 }
 
 /// A fresh name of six hexadecimal digits.

@@ -1,15 +1,20 @@
 //! What of a testnet runs.
 
+mod nodes;
+
 use anyhow::Result;
 use futures::future::join_all;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::hosts::LinkQuality;
 use crate::process::Process;
-use crate::state::HostState;
+use crate::state::{Ground, HostState};
 use crate::testnet::Testnet;
 
-/// One host, as it is now.
+pub use nodes::{NodeStatus, Summary, cpu_seconds, nodes};
+
+/// What only a testnet with hosts has.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostStatus {
     /// The host's number.
@@ -38,25 +43,11 @@ pub struct HostStatus {
     pub engine_socket: String,
 }
 
-/// All hosts, as they are now.
-pub async fn hosts(testnet: &Testnet) -> Vec<HostStatus> {
-    join_all(testnet.state().hosts.iter().map(|host| status(testnet, host))).await
-}
-
-async fn status(testnet: &Testnet, host: &HostState) -> HostStatus {
+async fn host(testnet: &Testnet, host: &HostState, node: &NodeStatus) -> HostStatus {
     let engine = testnet.engine(host.number);
     let answers = match engine.client() {
         Ok(client) => client.ping().await.is_ok(),
         Err(_) => false,
-    };
-    let node = host.node.as_ref().is_some_and(Process::alive);
-    let client = testnet.client(host.number).ok().filter(|_| node);
-    let (ready, height) = match client {
-        Some(client) => {
-            let (ready, status) = tokio::join!(client.ready(), client.get("/v1/status"));
-            (ready, status.ok().and_then(|status| status["height"].as_u64()))
-        }
-        None => (false, None),
     };
     HostStatus {
         host: host.number,
@@ -66,9 +57,9 @@ async fn status(testnet: &Testnet, host: &HostState) -> HostStatus {
         quality: (!host.link.is_clear()).then_some(host.link),
         impaired_by: host.relay.filter(Process::alive).map(|_| "relay"),
         engine: answers,
-        node,
-        ready,
-        height,
+        node: node.alive,
+        ready: node.ready,
+        height: node.height,
         instances: testnet
             .live_instances()
             .iter()
@@ -78,50 +69,61 @@ async fn status(testnet: &Testnet, host: &HostState) -> HostStatus {
     }
 }
 
-/// Prints it as a table or as JSON.
+/// Prints it as a table or as JSON. Takes about two seconds, over which the processors' use is measured.
 ///
 /// # Errors
 /// Never in practice: the value is plain data.
 pub async fn print(testnet: &Testnet, json: bool) -> Result<()> {
-    let hosts = hosts(testnet).await;
+    let nodes = nodes(testnet).await;
+    let summary = Summary::of(&nodes);
+    let state = testnet.state();
+    let hosts = match state.ground {
+        Ground::Road => {
+            let pairs = state.hosts.iter().zip(&nodes);
+            Some(join_all(pairs.map(|(state, node)| host(testnet, state, node))).await)
+        }
+        Ground::Loopback => None,
+    };
     if json {
-        let state = testnet.state();
-        let value =
-            serde_json::json!({"id": state.id, "dir": state.dir, "image": state.image, "hosts": hosts});
+        let mut value = serde_json::to_value(&summary)?;
+        let more = json!({
+            "id": state.id, "dir": state.dir, "image": state.image, "runtime": state.runtime,
+            "nodes": nodes, "hosts": hosts,
+        });
+        if let (Some(value), Some(more)) = (value.as_object_mut(), more.as_object()) {
+            value.extend(more.clone());
+        }
         println!("{value:#}");
         return Ok(());
     }
-    println!(
-        "{:<8}{:<12}{:<6}{:<8}{:<9}{:<8}{:<11}ENGINE SOCKET",
-        "HOST", "ADDRESS", "LINK", "ENGINE", "NODE", "HEIGHT", "CONTAINERS"
+    print!("{}", nodes::table(&nodes));
+    if let Some(hosts) = hosts {
+        print!("\n{}", host_table(&hosts));
+    }
+    println!("\n{summary}");
+    Ok(())
+}
+
+fn host_table(hosts: &[HostStatus]) -> String {
+    let word = |yes: bool| if yes { "up" } else { "down" };
+    let mut out = format!(
+        "{:<8}{:<12}{:<6}{:<8}{:<12}ENGINE SOCKET\n",
+        "HOST", "ADDRESS", "LINK", "ENGINE", "CONTAINERS"
     );
     for host in hosts {
-        let word = |yes: bool, word: &'static str| if yes { word } else { "down" };
-        let node = if host.ready {
-            "ready"
-        } else {
-            word(host.node, "starting")
-        };
-        let height = host
-            .height
-            .map_or_else(|| "-".to_owned(), |height| height.to_string());
-        println!(
-            "{:<8}{:<12}{:<6}{:<8}{:<9}{:<8}{:<11}{}",
+        out.push_str(&format!(
+            "{:<8}{:<12}{:<6}{:<8}{:<12}{}\n",
             host.label,
             host.address,
-            word(host.link, "up"),
-            word(host.engine, "up"),
-            node,
-            height,
+            word(host.link),
+            word(host.engine),
             host.instances,
             host.engine_socket
-        );
+        ));
         if let Some(quality) = host.quality {
-            println!(
-                "        link: {quality}, by {}",
-                host.impaired_by.unwrap_or("a relay that is gone")
-            );
+            let by = host.impaired_by.unwrap_or("a relay that is gone");
+            out.push_str(&format!("        link: {quality}, by {by}\n"));
         }
     }
-    Ok(())
+    out
 }

@@ -1,28 +1,26 @@
 //! A testnet: hosts, engines, nodes; brought up, broken, mended and taken down.
 
+mod raise;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures::future::try_join_all;
-use serde_json::Value;
-use tokio::time::Instant;
 use toml::Table;
 
 use crate::api::NodeClient;
 use crate::cleanup;
 use crate::config::{self, Runtime};
 use crate::engine::Engine;
-use crate::hosts::{LinkQuality, MAX_HOSTS, Rate, address};
-use crate::image::BaseImage;
+use crate::hosts::{LinkQuality, MAX_HOSTS, Rate};
 use crate::instances::{self, Instance};
 use crate::node::{self, Node};
-use crate::road;
+use crate::offers::Resources;
+use crate::ports;
 use crate::shell;
-use crate::state::{EngineState, HostState, Lock, State, new_dir, new_id};
+use crate::state::{Ground, HostState, Lock, State, new_dir, new_id};
 
-/// All nodes with one head: a late joiner syncs first.
-const AGREE: Duration = Duration::from_secs(60);
+/// The most nodes of one machine's loopback: a cell of about 200, and some that come and go.
+pub const MAX_LOCAL: usize = 250;
 
 /// What to bring up.
 #[derive(Clone, Debug)]
@@ -43,6 +41,8 @@ pub struct Spec {
     pub runtime: Runtime,
     /// Whether the genesis says `confirmation = "required"`.
     pub confirmation_required: bool,
+    /// Where the nodes stand. On loopback there are no engines, links and clocks of their own.
+    pub ground: Ground,
 }
 
 /// What to bring up on one host.
@@ -52,6 +52,8 @@ pub struct HostSpec {
     pub image: bool,
     /// Laid over this node's configuration.
     pub extra: Table,
+    /// `high` or `low`, where nodes differ in what they offer.
+    pub class: Option<&'static str>,
     /// What this host believes that the time is when its node starts, in the words of libfaketime's `FAKETIME`; none: the machine's.
     pub clock: Option<String>,
     /// It is behind a router that translates its address, and nobody can open a connection to it.
@@ -63,6 +65,7 @@ impl Default for HostSpec {
         HostSpec {
             image: true,
             extra: Table::new(),
+            class: None,
             clock: None,
             hidden: false,
         }
@@ -81,7 +84,38 @@ impl Spec {
             nodes: true,
             runtime: Runtime::Docker,
             confirmation_required: false,
+            ground: Ground::Road,
         }
+    }
+
+    /// That many nodes with simulated containers as processes on this machine, of which the share `high_share`, spread
+    /// evenly along the road, offers `high` and the others `low`.
+    pub fn local(count: usize, high_share: f64, high: &Resources, low: &Resources) -> Spec {
+        let host = |index: usize| {
+            // Rises by one at each node that is high.
+            let before = (index as f64 * high_share).floor();
+            let is_high = ((index + 1) as f64 * high_share).floor() > before;
+            let (class, offers) = if is_high { ("high", high) } else { ("low", low) };
+            HostSpec {
+                extra: offers.table(),
+                class: Some(class),
+                ..HostSpec::default()
+            }
+        };
+        Spec {
+            hosts: (0..count).map(host).collect(),
+            runtime: Runtime::Sim,
+            ground: Ground::Loopback,
+            ..Spec::hosts(0)
+        }
+    }
+}
+
+/// The most nodes that a testnet may have.
+pub fn most(ground: Ground) -> usize {
+    match ground {
+        Ground::Road => MAX_HOSTS,
+        Ground::Loopback => MAX_LOCAL,
     }
 }
 
@@ -98,34 +132,34 @@ impl Testnet {
     /// # Errors
     /// A step failed; everything is removed again.
     pub async fn up(spec: &Spec, say: &(dyn Fn(&str) + Sync)) -> Result<Testnet> {
-        shell::preflight()?;
+        if spec.ground == Ground::Road {
+            shell::preflight()?;
+        }
         if spec.nodes {
             node::binary()?;
         }
-        if !(1..=MAX_HOSTS).contains(&spec.hosts.len()) {
-            bail!("a testnet has 1 to {MAX_HOSTS} hosts");
+        let most = most(spec.ground);
+        if !(1..=most).contains(&spec.hosts.len()) {
+            bail!("a testnet has 1 to {most} nodes there");
         }
+        let base = match spec.ground {
+            Ground::Road => None,
+            Ground::Loopback => Some(ports::find(spec.hosts.len())?),
+        };
         let id = new_id()?;
         let dir = new_dir(spec.dir.as_deref(), &id)?;
-        let hosts = (1..=spec.hosts.len()).map(|number| HostState {
-            number,
-            label: format!("host{number}"),
-            address: address(number),
-            location: road::location(road::stand(number)),
-            radius: road::RADIUS_M,
-            engine: EngineState::default(),
-            key: None,
-            node: None,
-            cut: false,
-            relay: None,
-            link: LinkQuality::default(),
-            clock: spec.hosts[number - 1].clock.clone(),
+        let hosts = spec.hosts.iter().enumerate();
+        let hosts = hosts.map(|(index, host)| HostState {
+            clock: host.clock.clone(),
+            ..HostState::of(index + 1, base, host.class)
         });
         let state = State {
             id,
             dir,
             rate: spec.rate,
             image: None,
+            ground: spec.ground,
+            runtime: spec.runtime,
             hosts: hosts.collect(),
         };
         state.save()?;
@@ -147,134 +181,6 @@ impl Testnet {
             state: State::load(&dir)?,
             owned: false,
         })
-    }
-
-    async fn raise(&mut self, spec: &Spec, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
-        let count = spec.hosts.len();
-        self.state.road().build(count, spec.rate)?;
-        for number in (1..=count).filter(|number| spec.hosts[number - 1].hidden) {
-            self.state.road().hide(number, spec.rate)?;
-        }
-        say(&format!("{count} hosts on links of {}", spec.rate));
-        if spec.runtime == Runtime::Sim {
-            return self.add_nodes(spec, &(spec.services)(""), say).await;
-        }
-        let engines: Vec<Engine> = (1..=count)
-            .map(|number| Engine::of(&self.state, number))
-            .collect();
-        let fresh = EngineState::default();
-        let started = try_join_all(engines.iter().map(|engine| engine.start(&fresh))).await?;
-        for (host, engine) in self.state.hosts.iter_mut().zip(started) {
-            host.engine = engine;
-        }
-        self.state.save()?;
-        say(&format!("{count} private engines answer"));
-        let image = self.place_image(spec, &engines).await?;
-        say(&format!("base image {image}"));
-        if spec.nodes {
-            self.add_nodes(spec, &(spec.services)(&image), say).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Builds the base image on the first engine and loads it into the others that are to have it.
-    async fn place_image(&mut self, spec: &Spec, engines: &[Engine]) -> Result<String> {
-        let builder = engines.first().context("a testnet has a host")?;
-        let image = BaseImage::build(builder, &self.state.dir.join("base.tar")).await?;
-        let others = engines
-            .iter()
-            .zip(&spec.hosts)
-            .skip(1)
-            .filter(|(_, host)| host.image);
-        try_join_all(others.map(|(engine, _)| image.load(engine))).await?;
-        self.state.image = Some(image.pinned());
-        self.state.save()?;
-        Ok(image.pinned())
-    }
-
-    /// Makes and starts the nodes of a testnet that was brought up without, each with these services declared.
-    ///
-    /// # Errors
-    /// A node cannot be made or started, or they do not agree in time.
-    pub async fn add_nodes(
-        &mut self,
-        spec: &Spec,
-        services: &[Table],
-        say: &(dyn Fn(&str) + Sync),
-    ) -> Result<()> {
-        let network = Node::new_network(&self.state, spec.confirmation_required)?;
-        let authority_key = self.state.dir.join("authority.key");
-        for (index, host_spec) in spec.hosts.iter().enumerate() {
-            let number = index + 1;
-            let node = Node::of(&self.state, number)?;
-            let key = node.init(&network, (number == 1).then_some(authority_key.as_path()))?;
-            self.state.host_mut(number)?.key = Some(key);
-            let mut extra = spec.extra.clone();
-            config::overlay(&mut extra, &host_spec.extra);
-            let engine = Engine::of(&self.state, number).url();
-            let engine = (spec.runtime == Runtime::Docker).then_some(engine.as_str());
-            let text = config::render(self.state.host(number)?, &network, engine, services, &extra)?;
-            let file = self.state.data_dir(number).join("blosm.toml");
-            std::fs::write(&file, text).with_context(|| format!("{}", file.display()))?;
-        }
-        self.state.save()?;
-        self.start_node(1).await?;
-        say("the authority runs");
-        let authority = Node::of(&self.state, 1)?;
-        for host in self.state.hosts.iter().skip(1) {
-            authority.admit(host)?;
-        }
-        for number in 2..=spec.hosts.len() {
-            self.spawn_node(number)?;
-        }
-        for number in 2..=spec.hosts.len() {
-            self.wait_ready(number).await?;
-        }
-        let height = self.wait_agreed().await?;
-        say(&format!("{} members agree on block {height}", spec.hosts.len()));
-        Ok(())
-    }
-
-    /// Waits until all nodes know all members and have one head; gives its height.
-    ///
-    /// # Errors
-    /// They do not agree in time.
-    pub async fn wait_agreed(&self) -> Result<u64> {
-        let deadline = Instant::now() + AGREE;
-        loop {
-            let seen = match self.heads().await {
-                Ok(heads) => {
-                    let members = self.state.hosts.len() as u64;
-                    let first = heads.first().cloned().unwrap_or_default();
-                    if heads
-                        .iter()
-                        .all(|head| head.hash == first.hash && head.members == members)
-                    {
-                        return Ok(first.height);
-                    }
-                    format!("{heads:?}")
-                }
-                Err(error) => format!("{error:#}"),
-            };
-            if Instant::now() > deadline {
-                bail!("the nodes do not agree after {AGREE:?}: {seen}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    async fn heads(&self) -> Result<Vec<Head>> {
-        let heads = self.state.hosts.iter().map(|host| async move {
-            let client = self.client(host.number)?;
-            let (head, status) = tokio::try_join!(client.get("/v1/chain/head"), client.get("/v1/status"))?;
-            Ok::<_, anyhow::Error>(Head {
-                hash: head["hash"].as_str().context("a head has a hash")?.to_owned(),
-                height: head["height"].as_u64().context("a head has a height")?,
-                members: count(&status["members"]),
-            })
-        });
-        try_join_all(heads).await
     }
 
     /// As it stands in `testnet.json`.
@@ -369,6 +275,7 @@ impl Testnet {
     /// # Errors
     /// There is no such host.
     pub fn kill_engine(&mut self, number: usize) -> Result<()> {
+        self.has_hosts()?;
         self.change(|state| {
             Engine::of(state, number).kill(&state.host(number)?.engine);
             Ok(())
@@ -380,6 +287,7 @@ impl Testnet {
     /// # Errors
     /// There is no such host.
     pub fn stop_engine(&mut self, number: usize) -> Result<()> {
+        self.has_hosts()?;
         self.change(|state| {
             Engine::of(state, number).stop(&state.host(number)?.engine);
             Ok(())
@@ -391,12 +299,23 @@ impl Testnet {
     /// # Errors
     /// There is no such host, or the engine does not answer.
     pub async fn start_engine(&mut self, number: usize) -> Result<()> {
+        self.has_hosts()?;
         let _lock = Lock::take(&self.state.dir)?;
         self.state = State::load(&self.state.dir)?;
         let engine = Engine::of(&self.state, number);
         let started = engine.start(&self.state.host(number)?.engine).await?;
         self.state.host_mut(number)?.engine = started;
         self.state.save()
+    }
+
+    /// Links and engines are there only where each node has a host.
+    fn has_hosts(&self) -> Result<()> {
+        match self.state.ground {
+            Ground::Road => Ok(()),
+            Ground::Loopback => bail!(
+                "the nodes of this testnet share this machine's network and have no engines; links and engines are for --runtime docker"
+            ),
+        }
     }
 
     /// Takes a host's link down.
@@ -429,6 +348,7 @@ impl Testnet {
     /// # Errors
     /// There is no such host, or the kernel has no TAP devices.
     pub fn impair(&mut self, number: usize, link: LinkQuality) -> Result<()> {
+        self.has_hosts()?;
         self.change(|state| {
             let (road, dir) = (state.road(), state.host_dir(number));
             let host = state.host_mut(number)?;
@@ -443,6 +363,7 @@ impl Testnet {
     }
 
     fn set_cut(&mut self, number: usize, cut: bool) -> Result<()> {
+        self.has_hosts()?;
         self.change(|state| {
             state.host_mut(number)?.cut = cut;
             if cut {
@@ -483,20 +404,4 @@ impl Drop for Testnet {
             tracing::error!("{error:#}");
         }
     }
-}
-
-/// What one node says of the chain.
-#[derive(Clone, Debug, Default)]
-struct Head {
-    hash: String,
-    height: u64,
-    members: u64,
-}
-
-/// A count, or the length of a list.
-fn count(value: &Value) -> u64 {
-    value
-        .as_u64()
-        .or_else(|| value.as_array().map(|list| list.len() as u64))
-        .unwrap_or(0)
 }

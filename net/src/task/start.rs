@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol as Part;
 use libp2p::{SwarmBuilder, noise, tcp, yamux};
+use prometheus_client::registry::Registry;
 
 use super::*;
 use crate::book::split_peer;
@@ -28,7 +29,8 @@ const LISTEN_WAIT: Duration = Duration::from_secs(2);
 /// See [`crate::Network::spawn`].
 pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receiver<NetEvent>), NetError> {
     check_prefix(&config.net8)?;
-    let mut swarm = build(&config)?;
+    let mut registry = Registry::default();
+    let mut swarm = build(&config, &mut registry)?;
     let local = *swarm.local_peer_id();
     let mut book = Book::new(local);
     for address in &config.bootstrap {
@@ -51,6 +53,7 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
             wishes: wishes.clone(),
             peers: peers_out,
             counters: counters.clone(),
+            registry,
         }),
     };
     let task = Task {
@@ -74,9 +77,9 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
     Ok((handle, events_out))
 }
 
-fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
+fn build(config: &NetConfig, registry: &mut Registry) -> Result<Swarm<Behaviour>, NetError> {
     let keypair = keypair(&config.seed);
-    let behaviour = Behaviour::new(&keypair, &config.net8, &config.agent)?;
+    let behaviour = Behaviour::new(&keypair, &config.net8, &config.agent, registry)?;
     let muxer = || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(MAX_STREAMS);
@@ -86,6 +89,7 @@ fn build(config: &NetConfig) -> Result<Swarm<Behaviour>, NetError> {
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, muxer)
         .map_err(NetError::Noise)?
+        .with_bandwidth_metrics(registry)
         .with_behaviour(|_| behaviour)
         .expect("a behaviour that is already built cannot fail")
         .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_TIMEOUT))

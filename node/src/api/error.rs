@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::node_ref::NodeRefError;
-use crate::chain::SubmitError;
+use crate::chain::{ProbeError, SubmitError};
 use crate::sessions::{DrainError, MigrateError};
 
 /// Why a request was not done.
@@ -71,6 +71,9 @@ pub enum ApiError {
     /// The ledger did not take a transaction.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// A probe was not sent.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// A migration did not begin.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
@@ -104,6 +107,9 @@ impl ApiError {
             Self::Node(error) => node_status(error),
             Self::LabelTaken { .. } => StatusCode::CONFLICT,
             Self::Submit(error) => submit_status(error),
+            Self::Probe(ProbeError::Busy) => StatusCode::CONFLICT,
+            Self::Probe(ProbeError::Length) => StatusCode::BAD_REQUEST,
+            Self::Probe(ProbeError::NotSent(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Migrate(error) => migrate_status(error),
             Self::Drain(error) => drain_status(error),
             Self::Link { .. } => StatusCode::BAD_GATEWAY,
@@ -123,8 +129,10 @@ impl ApiError {
             Self::NotAuthority => Some("run the command on the authority's machine, with its --data-dir"),
             Self::LabelTaken { .. } => Some("choose another --label"),
             Self::Submit(error) => submit_hint(error),
+            Self::Probe(ProbeError::Busy) => Some("ask again in a few seconds"),
             Self::Link { .. } => Some("`blosm peers` shows who is connected"),
             Self::Migrate(_)
+            | Self::Probe(_)
             | Self::Drain(_)
             | Self::Method
             | Self::Body(_)

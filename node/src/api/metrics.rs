@@ -25,10 +25,15 @@ async fn metrics(State(state): State<ApiState>) -> Response {
         .ledger(view.height, view.confirmed_height, view.state.members().len());
     state.metrics.clock_offset(state.chain.clock().offset_seconds());
     state.metrics.peers(state.net.connected().len());
+    state.metrics.net_events(&state.net.counters());
     let resources = state.sessions.resources().await;
     state.metrics.resources(resources.memory, resources.cpu);
     match state.metrics.render() {
-        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Ok(text) => {
+            // libp2p counts in a registry of another library.
+            let text = text + &state.net.metrics();
+            ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

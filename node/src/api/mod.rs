@@ -5,7 +5,7 @@
 //! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}  /v1/chain/acks
 //! GET  /v1/events                                       server-sent: phases of migrations
 //! GET  /v1/drain                                        POST and DELETE with the token
-//! POST /v1/members  /v1/migrations                      bearer token of D/api.token
+//! POST /v1/members  /v1/migrations  /v1/net/probe        bearer token of D/api.token
 //! POST /v1/peers/{node}/ping  /v1/peers/{node}/bandwidth    the same
 //! GET  /healthz  /readyz  /ui                           open; the live page
 //!
@@ -29,6 +29,7 @@ mod members;
 mod metrics;
 mod migrations;
 mod node_ref;
+mod probe;
 mod scene;
 mod sessions;
 mod status;
@@ -168,6 +169,7 @@ fn router(state: ApiState) -> Router {
         .route("/chain/transactions/{hash}", get(chain::transaction))
         .route("/chain/acks", get(chain::acks))
         .route("/events", get(events::stream))
+        .route("/net/probe", post(probe::send))
         .route("/scene", get(scene::get))
         .route("/drain", get(drain::get).post(drain::begin).delete(drain::end))
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -14,6 +14,7 @@ use super::ack::Signer;
 use super::client::{Call, LedgerClient};
 use super::clock::{Clock, ClockView, Skew};
 use super::meter::LedgerMeter;
+use super::probe::{self, ProbeError, ProbeReport, Probes};
 use super::submit::{SubmitError, submit};
 use super::sync::Syncer;
 use super::task::Input;
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) skew: Skew,
     pub(super) meter: LedgerMeter,
+    pub(super) probes: Probes,
 }
 
 impl Shared {
@@ -315,8 +317,21 @@ impl ChainHandle {
         self.shared.syncer.to_best(&self.shared, limit).await;
     }
 
+    /// Floods a message of so many bytes and waits until the members have told when they had it, for a few seconds at
+    /// most. One probe at a time.
+    ///
+    /// # Errors
+    /// Another one is out, the length is none for a probe, or nothing could be sent.
+    pub async fn probe(&self, bytes: usize) -> Result<ProbeReport, ProbeError> {
+        probe::send(&self.shared, bytes).await
+    }
+
     /// A gossiped message of any topic; gives its verdict.
     pub fn on_gossip(&self, topic: Topic, source: PeerId, data: Vec<u8>, id: GossipId) {
+        if topic == Topic::Probe {
+            // At once: it is about the time at which it has come.
+            return self.shared.net.verdict(id, probe::on_gossip(&self.shared, &data));
+        }
         if let Err(error) = self.shared.inbox.try_send(Input::Gossip {
             topic,
             source,

@@ -1,6 +1,6 @@
 //! The node's ledger task: the one place where blocks and the network meet.
 //!
-//! It owns the [`blosm_ledger::Ledger`] and speaks the ledger protocol and the three gossip topics. It decides nothing about
+//! It owns the [`blosm_ledger::Ledger`] and speaks the ledger protocol and the gossip topics. It decides nothing about
 //! sessions or containers; those read [`ChainView`]s and submit transactions.
 //!
 //! ```text
@@ -26,8 +26,10 @@ mod client;
 mod clock;
 mod handle;
 mod meter;
+mod neighbours;
 mod opening;
 mod outlet;
+mod probe;
 mod status;
 mod submit;
 mod sync;
@@ -44,6 +46,7 @@ mod tests;
 pub use clock::{Clock, ClockFault, ClockView};
 pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
 pub use meter::LedgerMeter;
+pub use probe::{Arrival, PROBE_BYTES, ProbeError, ProbeReport};
 pub use submit::SubmitError;
 pub use task::{ChainOptions, ChainTask};
 pub use view::{ChainView, Needs};

@@ -99,6 +99,11 @@ impl Syncer {
                     best = Some((peer, head));
                 }
             }
+            // Blocks are final and the proposer seals them: nobody holds more than it, and members that are off are not
+            // waited for.
+            if answered.contains(&shared.proposer_peer()) {
+                break;
+            }
             let wanted = others(shared);
             if !wanted.is_empty() && wanted.is_subset(&answered) {
                 break;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blosm_ledger::{Ack, GossipVerdict, Ledger, PublicKey, SecretKey};
-use blosm_net::{GossipId, Multiaddr, NetHandle, PeerId, Reply, Topic, Verdict, peer_of_key};
+use blosm_net::{GossipId, Multiaddr, NetHandle, PeerId, Reply, Topic, Verdict, key_of_peer, peer_of_key};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -16,11 +16,12 @@ use super::clock::{Clock, Skew};
 use super::handle::{ChainHandle, Shared};
 use super::meter::LedgerMeter;
 use super::outlet::{MAX_PUSHES, outlet};
+use super::probe::Probes;
 use super::sync::{HEAD_WAIT, Syncer, is_trusted};
 use super::view::ChainView;
 use super::wait::{self, Waiting};
 use super::wire::{LedgerRequest, LedgerResponse, WireHead};
-use super::{ack, opening, status, thread};
+use super::{ack, neighbours, opening, probe, status, thread};
 
 /// What peers sent and nobody has looked at. When full, gossip is ignored and requests are refused.
 const INBOX: usize = 1024;
@@ -111,6 +112,7 @@ impl ChainTask {
             clock,
             skew: Skew::default(),
             meter,
+            probes: Probes::default(),
         });
         let ack_now = Arc::new(Notify::new());
         let mut workers = JoinSet::new();
@@ -125,6 +127,7 @@ impl ChainTask {
             workers,
             ack_now,
             known: BTreeMap::new(),
+            height: None,
             acks,
             waiting: Waiting::default(),
             empty_after,
@@ -140,8 +143,10 @@ struct Runner {
     shared: Arc<Shared>,
     workers: JoinSet<()>,
     ack_now: Arc<Notify>,
-    /// The addresses that the network was last told, by member.
-    known: BTreeMap<PublicKey, Vec<String>>,
+    /// The addresses that the network was last told, and whether to keep it connected, by member.
+    known: BTreeMap<PublicKey, (Vec<String>, bool)>,
+    /// The height whose members the network knows.
+    height: Option<u64>,
     /// Parties of a pushed block that hold it.
     acks: mpsc::Receiver<(PeerId, Ack)>,
     /// Members that wait for confirmations.
@@ -222,6 +227,10 @@ impl Runner {
                     }
                 });
             }
+            // Judged where it came in: see [`ChainHandle::on_gossip`].
+            Input::Gossip {
+                topic: Topic::Probe, ..
+            } => {}
             Input::Request { peer, data, reply } => self.on_request(peer, &data, reply).await,
             Input::Connected { peer } => {
                 if peer == self.shared.proposer_peer() {
@@ -257,9 +266,10 @@ impl Runner {
             | LedgerRequest::Ack(_)
             | LedgerRequest::Block(_)
             | LedgerRequest::WaitConfirmed { .. }
+            | LedgerRequest::Probed { .. }
                 if !trusted =>
             {
-                tracing::debug!(%peer, "only members submit, acknowledge, push and wait");
+                tracing::debug!(%peer, "only members submit, acknowledge, push, wait and answer probes");
                 if matches!(request, LedgerRequest::Ack(_)) {
                     shared.meter.rejected("ack_not_member");
                 }
@@ -304,6 +314,16 @@ impl Runner {
                     reply.send(answer.encode());
                 });
             }
+            LedgerRequest::Probed {
+                id,
+                held_us,
+                arrived_unix_us,
+            } => {
+                if let Some(from) = key_of_peer(&peer) {
+                    probe::on_answer(&shared, PublicKey(from), id, held_us, arrived_unix_us);
+                }
+                reply.send(LedgerResponse::Head(head(&shared)).encode());
+            }
             LedgerRequest::Block(bytes) => {
                 let imported = shared.ledger.begin_import(bytes).await;
                 self.work(async move {
@@ -333,14 +353,24 @@ impl Runner {
         }
     }
 
-    /// Keeps the network in step with the members: each is kept connected, an evicted one is not let in.
+    /// Keeps the network in step with the members: each is known, [`neighbours`] says who of them is kept connected, and an
+    /// evicted one is not let in.
     fn on_view(&mut self, view: &ChainView) {
         if view.height != self.last_block.0 {
             self.last_block = (view.height, Instant::now());
         }
+        // Members change with blocks only; acknowledgements change the view too, and there are many.
+        if self.height == Some(view.height) {
+            return;
+        }
+        self.height = Some(view.height);
         let members = view.state.members();
+        let places = members.iter().map(|(key, member)| (*key, member.location));
+        let kept = neighbours::choose(self.shared.me, self.shared.proposer, &places.collect());
         for (key, member) in members.iter().filter(|(key, _)| **key != self.shared.me) {
-            if self.known.get(key) == Some(&member.addresses) {
+            let keep = kept.contains(key);
+            let known = self.known.get(key);
+            if known.is_some_and(|(addresses, kept)| (addresses, *kept) == (&member.addresses, keep)) {
                 continue;
             }
             let parse = |address: &String| match address.parse::<Multiaddr>() {
@@ -350,9 +380,13 @@ impl Runner {
                     None
                 }
             };
-            let addresses = member.addresses.iter().filter_map(parse).collect();
-            self.shared.net.set_addresses(peer_of_key(&key.0), addresses);
-            self.known.insert(*key, member.addresses.clone());
+            let (peer, addresses) = (peer_of_key(&key.0), member.addresses.iter().filter_map(parse).collect());
+            if keep {
+                self.shared.net.set_addresses(peer, addresses);
+            } else {
+                self.shared.net.know(peer, addresses);
+            }
+            self.known.insert(*key, (member.addresses.clone(), keep));
         }
         let gone: Vec<PublicKey> = self
             .known

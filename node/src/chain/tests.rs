@@ -80,6 +80,37 @@ async fn late_joiner_pulls_what_it_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probe_tells_when_it_reached_each_member() {
+    let nodes = network(2).await;
+    let (a, b, c) = (&nodes[0], &nodes[1], &nodes[2]);
+    let others = std::collections::BTreeSet::from([a.key().public(), c.key().public()]);
+    let end = tokio::time::Instant::now() + LIMIT;
+    // Gossip may not know yet who listens.
+    let report = loop {
+        let report = b.chain.probe(500).await.unwrap();
+        assert_eq!(report.members, 3);
+        if report.arrivals.len() == 2 {
+            break report;
+        }
+        assert!(tokio::time::Instant::now() < end, "{report:?}");
+    };
+    assert_eq!(report.arrivals.iter().map(|arrival| arrival.node).collect::<std::collections::BTreeSet<_>>(), others);
+    assert!(report.arrivals.iter().all(|arrival| arrival.unix_us >= report.sent_unix_us));
+    assert_eq!(report.reached(0.9), Some(report.arrivals[1].after));
+
+    // Who is no member draws no answers, though all of its peers hear it.
+    let stranger = Place::new(9).start(&[a, b, c]).await;
+    stranger.reaches(a.chain.snapshot().height).await;
+    let report = stranger.chain.probe(500).await.unwrap();
+    assert_eq!((report.members, report.arrivals.len()), (4, 0));
+    assert_eq!(stranger.chain.probe(10).await, Err(crate::chain::ProbeError::Length));
+    stranger.stop().await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_submissions_share_blocks_and_all_are_answered() {
     let nodes = network(1).await;
     let (a, b) = (&nodes[0], &nodes[1]);

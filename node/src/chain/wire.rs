@@ -42,6 +42,15 @@ pub(super) enum LedgerRequest {
         /// How long to wait at most, in milliseconds; the proposer may answer earlier.
         timeout_ms: u32,
     },
+    /// The receiver's probe came to the sender; answered like [`LedgerRequest::Head`].
+    Probed {
+        /// Which probe.
+        id: [u8; 16],
+        /// How long ago it came, in microseconds.
+        held_us: u64,
+        /// When, by the sender's clock, in microseconds since the Unix epoch.
+        arrived_unix_us: u64,
+    },
 }
 
 /// An answer of the ledger protocol.
@@ -182,6 +191,11 @@ mod tests {
                 height: 8,
                 beyond: 2,
                 timeout_ms: 1000,
+            },
+            LedgerRequest::Probed {
+                id: [9; 16],
+                held_us: 10,
+                arrived_unix_us: 11,
             },
         ];
         for request in requests {

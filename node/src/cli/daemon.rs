@@ -1,13 +1,12 @@
 //! `blosm run`: the node itself.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use tracing_subscriber::EnvFilter;
 
 use super::helper::OwnHelper;
+use super::log::{self, LogFile};
 use crate::config::{CONFIG_FILE, Config, Overrides};
 use crate::run::{self, RunOptions};
 
@@ -21,6 +20,8 @@ pub(super) struct Run {
     /// What to log: a level or a filter such as info,blosm_net=debug
     #[arg(long, env = "BLOSM_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+    #[command(flatten)]
+    log_file: LogFile,
     #[command(flatten)]
     set: Overrides,
 }
@@ -42,7 +43,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
         (None, data_dir) => data_dir.unwrap_or_default().join(CONFIG_FILE),
     };
     let config = Config::load_with(&path, &run.set)?;
-    log_to_stderr(&run.log)?;
+    log::begin(&run.log, &run.log_file)?;
     let lock = run::lock(&config)?;
     // Before any other thread is there: rights are a thread's own, and later ones inherit them.
     let helper_ended = OwnHelper::start(&config, &run.log)?;
@@ -54,17 +55,10 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(run::run(config, options, lock))?;
-    Ok(())
-}
-
-pub(super) fn log_to_stderr(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .with_context(|| format!("--log {filter:?} is no log filter; try info or info,blosm_net=debug"))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
+    let ended = runtime.block_on(run::run(config, options, lock));
+    if let (Err(error), true) = (&ended, run.log_file.is_given()) {
+        // What ends the node is said on stderr; whoever reads the file looks for it there.
+        tracing::error!(%error, "the node ends");
+    }
+    Ok(ended?)
 }

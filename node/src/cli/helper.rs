@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::CapabilitySet;
 use tokio::sync::watch;
 
-use super::daemon::log_to_stderr;
+use super::log::{self, LogFile};
 use crate::config::Config;
 
 /// What a helper says on its stdout once it listens.
@@ -78,7 +78,7 @@ pub(super) fn run(command: LayerHelper) -> anyhow::Result<()> {
             "only root reads and writes the layers of others' containers; run it as root, with --user for its node"
         );
     }
-    log_to_stderr(&command.log)?;
+    log::begin(&command.log, &LogFile::default())?;
     let spool = match command.spool {
         Some(spool) => spool,
         None => folder(&command.socket).to_owned(),

@@ -1,4 +1,4 @@
-//! `blosm ping` and `blosm bandwidth`: what the link to another member is like.
+//! `blosm ping` and `blosm bandwidth`: what the link to another member is like, and how fast a message reaches all of them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Refusal;
 use super::show::items;
-use super::table::{bytes, lines, text};
+use super::table::{bytes, lines, millis, text};
 use super::{Output, Target};
 
 /// Between two pings.
@@ -19,11 +19,14 @@ const WIDEST: usize = 40;
 
 #[derive(Debug, Args)]
 pub(super) struct Ping {
-    /// Label, key prefix or peer id of the member
-    node: String,
-    /// How often
+    /// Label, key prefix or peer id of the member; without it a message is flooded to all members
+    node: Option<String>,
+    /// How often the member is asked
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
+    /// The length of the message that is flooded
+    #[arg(long, default_value_t = 500, value_name = "BYTES", conflicts_with = "node")]
+    bytes: usize,
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
@@ -44,8 +47,11 @@ pub(super) struct Bandwidth {
 }
 
 pub(super) async fn ping(ping: Ping) -> anyhow::Result<()> {
+    let Some(node) = &ping.node else {
+        return flood(ping).await;
+    };
     let client = ping.target.client()?;
-    let path = format!("/v1/peers/{}/ping", ping.node);
+    let path = format!("/v1/peers/{node}/ping");
     let (mut pongs, mut lost) = (Vec::new(), 0);
     for n in 0..ping.count {
         if n > 0 {
@@ -81,6 +87,44 @@ fn is_lost(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<Refusal>()
         .is_some_and(|refusal| refusal.status == StatusCode::BAD_GATEWAY)
+}
+
+/// Floods a message and says when the members had it.
+async fn flood(ping: Ping) -> anyhow::Result<()> {
+    let client = ping.target.client()?;
+    let report = client
+        .post("/v1/net/probe", &json!({ "bytes": ping.bytes }))
+        .await?;
+    ping.output.print(&report, || {
+        let time = |field: &str| match report[field].is_null() {
+            true => "too few answered".to_owned(),
+            false => millis(&report, field),
+        };
+        lines(&[
+            (
+                "reached",
+                format!("{} of {} members", text(&report, "reached"), text(&report, "members")),
+            ),
+            ("half", time("p50_ms")),
+            ("90 %", time("p90_ms")),
+            ("all", time("all_ms")),
+            ("last", last(&report)),
+        ])
+    });
+    // Fewer than Algorithm 1 wants is a network that cannot confirm.
+    if report["p90_ms"].is_null() {
+        bail!("fewer than 90 % of the members have answered");
+    }
+    Ok(())
+}
+
+/// The member that had it last.
+fn last(report: &Value) -> String {
+    let arrivals = report["arrivals"].as_array();
+    arrivals.and_then(|arrivals| arrivals.last()).map_or_else(
+        || "-".to_owned(),
+        |last| format!("{}, {}", text(last, "label"), millis(last, "ms")),
+    )
 }
 
 /// One answer, for people.

@@ -18,6 +18,7 @@ mod drain;
 mod helper;
 mod init;
 mod links;
+mod log;
 mod migrate;
 mod network;
 mod progress;
@@ -64,7 +65,7 @@ enum Command {
     Migrations(show::Show),
     /// Move a session's container to another node
     Migrate(migrate::Migrate),
-    /// The round trip to another member, and how far its chain is
+    /// The round trip to a member and how far its chain is, or how fast a message reaches all of them
     Ping(links::Ping),
     /// What the link from another member carries
     Bandwidth(links::Bandwidth),

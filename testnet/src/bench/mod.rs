@@ -5,7 +5,8 @@
 //!                                                          restart) -> row -> document, table
 //! ```
 //! Each run begins with a fresh container that writes, and two cars: one whose container moves, and one whose
-//! requests cross the same link meanwhile. Apart from that, [`faults`] tells what becomes of a session when a part dies.
+//! requests cross the same link meanwhile. Apart from that, [`faults`] tells what becomes of a session when a part dies,
+//! and `gossip` how a network of many processes confirms.
 
 mod authority;
 mod bars;
@@ -13,6 +14,7 @@ mod by_hand;
 mod by_node;
 pub mod faults;
 mod figures;
+pub mod gossip;
 mod layer;
 mod link;
 pub(crate) mod pipe;
@@ -38,6 +40,7 @@ use crate::shell;
 use crate::teller::Teller;
 use faults::Faults;
 use figures::Case;
+use gossip::Gossip;
 use plan::{Method, Size, Turn, turns};
 use site::{Needs, Site};
 
@@ -53,6 +56,8 @@ pub enum Bench {
     Migrate(Migrate),
     /// Kill each part of a testnet in each phase of a migration and see what becomes of the session
     Faults(Faults),
+    /// Confirm blocks in a network of many processes, and flood bare messages through it
+    Gossip(Gossip),
 }
 
 /// Move a container that writes, by each method, and compare
@@ -103,6 +108,7 @@ pub async fn run(bench: Bench) -> Result<()> {
     match bench {
         Bench::Migrate(options) => Box::pin(migrate(options)).await,
         Bench::Faults(options) => Box::pin(faults::run(options)).await,
+        Bench::Gossip(options) => Box::pin(gossip::run(options)).await,
     }
 }
 

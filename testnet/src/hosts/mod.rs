@@ -13,10 +13,12 @@ mod namespace;
 mod nat;
 mod quality;
 pub mod relay;
+mod seat;
 
 pub use link::Rate;
 pub use namespace::Namespace;
 pub use quality::{LinkQuality, Percent, Quality, millis};
+pub use seat::Seat;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
