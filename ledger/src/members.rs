@@ -99,6 +99,11 @@ impl Members {
         self.evicted.get(key)
     }
 
+    /// All nodes that were members and are not, in key order.
+    pub fn former(&self) -> impl Iterator<Item = (&PublicKey, &Evicted)> {
+        self.evicted.iter()
+    }
+
     /// Whether `key` is or was a member.
     #[must_use]
     pub fn ever_admitted(&self, key: &PublicKey) -> bool {

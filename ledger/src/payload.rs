@@ -33,7 +33,7 @@ pub const MAX_INVITED: usize = 16;
 pub enum Payload {
     /// An authority admits a node.
     Admit(Admit) = 0,
-    /// An authority removes a node.
+    /// An authority removes a node, or a node leaves.
     Evict(Evict) = 1,
     /// A node says that it opened a session.
     Open(Open) = 2,
@@ -54,7 +54,8 @@ pub enum Payload {
 pub struct Admit {
     /// The node.
     pub key: PublicKey,
-    /// A fresh random id; no id is ever used twice, so an old admission cannot be played again.
+    /// An id that was never used, so that an old admission cannot be played again: random, or made from an invite and the
+    /// node's key, so that an invite admits a node once.
     pub admission: Hash,
     /// libp2p multiaddresses to dial, at most [`MAX_ADDRESSES`].
     pub addresses: Vec<String>,
@@ -79,14 +80,15 @@ pub struct Location {
     pub lon_e7: i32,
 }
 
-/// Removal of a node, signed by an authority.
+/// Removal of a node, signed by an authority, or by the node itself when it leaves.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
 pub struct Evict {
     /// The node.
     pub key: PublicKey,
     /// Why, in an operator's words.
     pub reason: String,
-    /// Whether the operator says that the machine is off and will not run its sessions again.
+    /// Whether the operator says that the machine is off and will not run its sessions again. Only an authority's
+    /// operator can know that.
     pub lost: bool,
 }
 

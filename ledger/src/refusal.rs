@@ -26,7 +26,7 @@ pub enum Refusal {
     /// Its last height is too far above the chain's head.
     #[error("its last height {0} is more than 1000 above the chain's head")]
     ExpiresTooLate(u64),
-    /// Only an authority admits and evicts.
+    /// Only an authority admits, and evicts others than the sender.
     #[error("only an authority of this network may admit or evict, {0} is none")]
     NotAuthority(PublicKey),
     /// The admission id was used before.

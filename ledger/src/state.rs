@@ -120,7 +120,10 @@ impl State {
                 self.changes.admissions.insert(admit.admission);
             }
             Payload::Evict(evict) => {
-                self.by_authority(sender)?;
+                // A member may leave: it signs its own eviction. That it is lost only an operator can say.
+                if sender != evict.key || evict.lost {
+                    self.by_authority(sender)?;
+                }
                 if self.authorities.contains(&evict.key) {
                     return Err(Refusal::EvictsAuthority(evict.key));
                 }

@@ -205,9 +205,7 @@ impl Sim {
 
     pub(crate) fn watch(&self, number: u32, id: &str) -> Opened {
         let runs = self.runs();
-        let run = runs
-            .values()
-            .find(|run| run.number() == number && run.id() == id);
+        let run = runs.values().find(|run| run.number() == number && run.id() == id);
         match run {
             Some(run) => Opened::Watching(ExitWatch::told(number, run.handle().told())),
             None => Opened::NotThere,
@@ -284,9 +282,8 @@ impl Sim {
     }
 
     pub(crate) fn image(&self, reference: &str) -> Option<Image> {
-        let named = |image: &&Pinned| {
-            image.reference == reference || image.config_digest.to_string() == reference
-        };
+        let named =
+            |image: &&Pinned| image.reference == reference || image.config_digest.to_string() == reference;
         self.0.images.iter().find(named).map(shape)
     }
 

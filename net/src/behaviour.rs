@@ -51,6 +51,7 @@ pub(crate) struct Behaviour {
     session: Exchange,
     relay: Exchange,
     transfer: Exchange,
+    join: Exchange,
 }
 
 impl Behaviour {
@@ -82,6 +83,7 @@ impl Behaviour {
             session: exchange(Protocol::Session, net8),
             relay: exchange(Protocol::Relay, net8),
             transfer: exchange(Protocol::Transfer, net8),
+            join: exchange(Protocol::Join, net8),
         })
     }
 
@@ -91,6 +93,7 @@ impl Behaviour {
             Protocol::Session => &mut self.session,
             Protocol::Relay => &mut self.relay,
             Protocol::Transfer => &mut self.transfer,
+            Protocol::Join => &mut self.join,
         }
     }
 

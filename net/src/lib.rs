@@ -1,6 +1,6 @@
 //! The network of a node: one libp2p swarm that moves bytes.
 //!
-//! This crate owns the sockets, the identity of a peer, the links that are kept up, three gossip topics and four
+//! This crate owns the sockets, the identity of a peer, the links that are kept up, four gossip topics and five
 //! request-response protocols. It knows no block, no container and no member: it carries bytes that others decode, and it
 //! is told which peers to stay connected to. Its caller is the node, which routes [`NetEvent`]s to the ledger task, the
 //! sessions and the transfer.
@@ -8,7 +8,7 @@
 //! ```text
 //!   NetHandle (clone it) --commands--> swarm task --NetEvent--> the node's router
 //!      publish, request                  |  Behaviour: gossipsub, identify, ping,
-//!      set_addresses, know, forget       |             request-response x 4
+//!      set_addresses, know, forget       |             request-response x 5
 //!      verdict <-- GossipId              |  Book:  whom to dial, and when again
 //!      peers   <-- watch --------------- |  Links: which connection of a peer stays
 //!   Reply (one per request) --answer-----+

@@ -72,6 +72,8 @@ pub enum Protocol {
     Relay,
     /// Batches of chunks.
     Transfer,
+    /// A node that is no member yet asks an authority to admit it.
+    Join,
 }
 
 /// What one protocol allows.
@@ -89,11 +91,12 @@ pub struct Limits {
 
 impl Protocol {
     /// All protocols.
-    pub const ALL: [Protocol; 4] = [
+    pub const ALL: [Protocol; 5] = [
         Protocol::Ledger,
         Protocol::Session,
         Protocol::Relay,
         Protocol::Transfer,
+        Protocol::Join,
     ];
 
     /// The limits of this protocol. They are part of it: both ends check them.
@@ -124,6 +127,13 @@ impl Protocol {
                 timeout: Duration::from_secs(60),
                 in_flight: 64,
             },
+            // Strangers speak it, so it is small.
+            Protocol::Join => Limits {
+                max_request: 16 * KIB,
+                max_response: 64 * KIB,
+                timeout: Duration::from_secs(10),
+                in_flight: 4,
+            },
         }
     }
 
@@ -134,6 +144,7 @@ impl Protocol {
             Protocol::Session => "session",
             Protocol::Relay => "relay",
             Protocol::Transfer => "transfer",
+            Protocol::Join => "join",
         }
     }
 
@@ -141,7 +152,7 @@ impl Protocol {
     /// node by node. A dialler takes the first that the listener has too.
     fn majors(self) -> &'static [u16] {
         match self {
-            Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer => &[1],
+            Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer | Protocol::Join => &[1],
         }
     }
 

@@ -334,6 +334,7 @@ impl Task {
             BehaviourEvent::Session(event) => self.on_exchange(Protocol::Session, event),
             BehaviourEvent::Relay(event) => self.on_exchange(Protocol::Relay, event),
             BehaviourEvent::Transfer(event) => self.on_exchange(Protocol::Transfer, event),
+            BehaviourEvent::Join(event) => self.on_exchange(Protocol::Join, event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
                 if let Ok(rtt) = result {

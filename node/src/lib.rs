@@ -13,16 +13,18 @@
 //!
 //! - [`config`]: what an operator writes, checked once. [`cli`]: the commands.
 //! - [`chain`]: the ledger task. [`sessions`]: ownership, hand-overs, containers. `gateway`: requests of cars.
-//! - [`api`], [`metrics`]: what operators see. [`run`]: start and end of all of it.
+//! - [`admission`]: how a node becomes a member. [`api`], [`metrics`]: what operators see. [`run`]: start and end of all of it.
 //!
 //! Invariants that the rest relies on: only a session's own task starts, stops, gives or takes its container; nothing of a
 //! `HandOver` leaves the process before the journal has it; the gateway never answers for a session while its gate is held.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admission;
 pub mod api;
 pub mod chain;
 pub mod cli;
 pub mod config;
+mod durable;
 mod gateway;
 pub mod metrics;
 mod parts;

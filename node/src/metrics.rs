@@ -153,10 +153,13 @@ impl Metrics {
 
     /// Registers what does not change while the node runs.
     fn identify(&self, config: &Config) -> Result<(), prometheus::Error> {
-        let labels = Opts::new("blosm_node_info", "Version, network and runtime of the node; always 1")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("network", config.network.genesis.name.clone())
-            .const_label("runtime", config.engine.runtime.as_str());
+        let labels = Opts::new(
+            "blosm_node_info",
+            "Version, network and runtime of the node; always 1",
+        )
+        .const_label("version", env!("CARGO_PKG_VERSION"))
+        .const_label("network", config.network.genesis.name.clone())
+        .const_label("runtime", config.engine.runtime.as_str());
         let info = IntGauge::with_opts(labels)?;
         info.set(1);
         self.registry.register(Box::new(info))?;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use blosm_ledger::{Hash, Payload, PublicKey, Transaction};
+use blosm_ledger::{Evicted, Hash, Payload, PublicKey, Transaction};
 use blosm_migrate::engine::Engine;
 use blosm_migrate::placement::{Bookings, Position};
 use blosm_migrate::resources::{Probe, Readings, ResourceError};
@@ -15,7 +15,7 @@ use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::gateway::Recent;
 use crate::metrics::Metrics;
-use crate::sessions::{Brought, Budget, Drain, JournalHandle, Links, Methods, Reports, Slots};
+use crate::sessions::{Brought, Budget, Census, Drain, JournalHandle, Links, Methods, Reports, Slots};
 
 /// What every service of the node may use.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub(crate) struct Parts {
     pub recent: Arc<Recent>,
     /// Whether this node is drained, and how far that is.
     pub drain: Drain,
+    /// When the other members were here, and what they said of themselves.
+    pub census: Arc<Census>,
     /// Keeps the disk under the engine from filling up.
     pub budget: Budget,
     /// Images that this node has loaded under names that are not its own.
@@ -75,6 +77,33 @@ impl Parts {
     pub(crate) fn sign(&self, payload: Payload) -> Transaction {
         let head = self.chain.snapshot().height;
         Transaction::sign(&self.config.key, self.chain_id(), head, payload)
+    }
+
+    /// How this node was evicted, if its chain says so.
+    pub(crate) fn evicted(&self) -> Option<Evicted> {
+        self.chain.snapshot().state.members().evicted(&self.me).cloned()
+    }
+
+    /// Waits until this node is evicted, for ever if it never is.
+    pub(crate) async fn until_evicted(&self) {
+        self.until(|evicted| evicted).await;
+    }
+
+    /// Waits while this node is evicted.
+    pub(crate) async fn while_evicted(&self) {
+        self.until(|evicted| !evicted).await;
+    }
+
+    async fn until(&self, wanted: impl Fn(bool) -> bool) {
+        let mut view = self.chain.subscribe();
+        let seen = view
+            .wait_for(|view| wanted(view.state.members().evicted(&self.me).is_some()))
+            .await
+            .is_ok();
+        if !seen {
+            // The ledger has stopped, and the node stops with it.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// What this machine has and has left, now.

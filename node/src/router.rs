@@ -1,18 +1,25 @@
 //! From the swarm's events to the services that they concern. Nothing here waits: each request gets a task of its own,
 //! and the swarm bounds how many there are.
 
+use std::sync::Arc;
+
 use blosm_ledger::PublicKey;
 use blosm_net::{NetEvent, PeerId, Protocol, key_of_peer};
 use tokio::sync::mpsc;
 
+use crate::admission::Desk;
 use crate::chain::ChainHandle;
 use crate::gateway::Gateway;
-use crate::sessions::SessionsHandle;
+use crate::sessions::{Census, SessionsHandle};
 
 /// Who serves which protocol. Session, relay and transfer wait until the node has taken up its sessions.
 #[derive(Clone)]
 pub(crate) struct Router {
     pub(crate) chain: ChainHandle,
+    /// Answers those who want to join.
+    pub(crate) desk: Arc<Desk>,
+    /// Hears who is there.
+    pub(crate) census: Arc<Census>,
     pub(crate) services: tokio::sync::watch::Receiver<Option<(SessionsHandle, Gateway)>>,
 }
 
@@ -27,8 +34,24 @@ impl Router {
                     data,
                     id,
                 } => self.chain.on_gossip(topic, source, data, id),
-                NetEvent::Connected { peer } => self.chain.on_connected(peer),
-                NetEvent::Disconnected { peer } => tracing::debug!(%peer, "disconnected"),
+                NetEvent::Connected { peer } => {
+                    self.chain.on_connected(peer);
+                    self.note(&peer, true);
+                }
+                NetEvent::Disconnected { peer } => {
+                    tracing::debug!(%peer, "disconnected");
+                    self.note(&peer, false);
+                }
+                NetEvent::Request {
+                    protocol: Protocol::Join,
+                    peer,
+                    data,
+                    reply,
+                } => {
+                    let Some(from) = key(&peer) else { continue };
+                    let desk = self.desk.clone();
+                    tokio::spawn(async move { reply.send(desk.answer(from, &data).await) });
+                }
                 NetEvent::Request {
                     protocol: Protocol::Ledger,
                     peer,
@@ -56,7 +79,7 @@ impl Router {
                         };
                         let Some((sessions, gateway)) = ready else { return };
                         let answer = match protocol {
-                            Protocol::Ledger => return,
+                            Protocol::Ledger | Protocol::Join => return,
                             Protocol::Session => {
                                 crate::sessions::encode(&sessions.on_request(from, &data).await)
                             }
@@ -67,6 +90,17 @@ impl Router {
                     });
                 }
             }
+        }
+    }
+}
+
+impl Router {
+    /// Strangers come and go unnoticed.
+    fn note(&self, peer: &PeerId, connected: bool) {
+        if let Some(key) = key(peer)
+            && self.chain.snapshot().state.members().contains(&key)
+        {
+            self.census.note(key, connected);
         }
     }
 }

@@ -5,7 +5,7 @@
 //!   -> swarm -> ledger task -> sync to the best head -> take up the sessions -> gateway, API -> ready
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use blosm_net::{NetConfig, NetError, Network, peer_of_key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Desk, Invites, InvitesError, SOFTWARE};
 use crate::api::{self, ApiState, BindError};
 use crate::chain::{ChainHandle, ChainOptions, ChainTask};
 use crate::config::Config;
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::router::Router;
 use crate::sessions::{
-    Brought, Budget, Drain, DrainError, JournalHandle, Links, Methods, Reports, SessionsHandle, Slots,
+    Brought, Budget, Census, Drain, DrainError, JournalHandle, Links, Methods, Reports, SessionsHandle, Slots,
 };
 
 /// How long a start waits for a better head than its own (rule 7).
@@ -62,6 +63,9 @@ pub enum RunError {
     /// Whether the node is drained is not known.
     #[error(transparent)]
     Drain(#[from] DrainError),
+    /// The authority's invites can't be used.
+    #[error(transparent)]
+    Invites(#[from] InvitesError),
     /// The ledger can't be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -113,6 +117,10 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let journal_failed = CancellationToken::new();
     let journal = JournalHandle::open(&config.data_dir.join("sessions.journal"), journal_failed.clone())?;
     let drain = Drain::open(&config.data_dir)?;
+    let invites = match config.is_authority() {
+        true => Some(Arc::new(Invites::open(&config.data_dir)?)),
+        false => None,
+    };
     let ledger = open_ledger(&config).await?;
     let metrics = Arc::new(Metrics::new(&config)?);
 
@@ -132,8 +140,11 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         source,
     })?;
     let (services, ready) = watch::channel(None);
+    let census = Arc::new(Census::default());
     let router = Router {
         chain: chain.clone(),
+        desk: Arc::new(Desk::new(config.clone(), chain.clone(), invites.clone())),
+        census: census.clone(),
         services: ready,
     };
     let mut routed = tokio::spawn(router.run(events));
@@ -156,6 +167,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         links: Links::default(),
         recent: recent.clone(),
         drain,
+        census,
         budget: Budget::default(),
         brought: Brought::open(&config.data_dir),
         metrics: metrics.clone(),
@@ -177,6 +189,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         chain: chain.clone(),
         sessions,
         net: net.clone(),
+        invites,
         metrics,
         recent,
         stopping: stop.clone(),
@@ -229,12 +242,15 @@ fn ended_early(what: &'static str, ended: Result<std::io::Result<()>, tokio::tas
     RunError::System { what, source }
 }
 
-/// Takes the data directory of `config`.
+/// Name of the file in a data directory that its one process holds.
+pub const LOCK_FILE: &str = "blosm.lock";
+
+/// Takes a data directory.
 ///
 /// # Errors
 /// [`RunError::Locked`] when another process has it.
-pub fn lock(config: &Config) -> Result<Lock, RunError> {
-    let path = config.data_dir.join("blosm.lock");
+pub fn lock(data_dir: &Path) -> Result<Lock, RunError> {
+    let path = data_dir.join(LOCK_FILE);
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -246,7 +262,7 @@ pub fn lock(config: &Config) -> Result<Lock, RunError> {
         })?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(config.data_dir.clone())),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunError::Locked(data_dir.to_owned())),
         Err(errno) => Err(RunError::System {
             what: "locking the data directory",
             source: errno.into(),
@@ -283,7 +299,7 @@ fn net_config(config: &Config) -> NetConfig {
             .filter(|address| !own(address))
             .cloned()
             .collect(),
-        agent: format!("blosm/{}", env!("CARGO_PKG_VERSION")),
+        agent: format!("blosm/{SOFTWARE}"),
     }
 }
 

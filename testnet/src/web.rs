@@ -127,7 +127,11 @@ impl Source {
     async fn scene(&self) -> Value {
         // A node that is down says nothing, which is what the page shows.
         let scenes = join_all(self.clients.iter().map(|client| client.get("/v1/scene"))).await;
-        let heard = |scene: Result<Value>| scene.map_err(|error| tracing::debug!(%error, "a node shows no scene")).ok();
+        let heard = |scene: Result<Value>| {
+            scene
+                .map_err(|error| tracing::debug!(%error, "a node shows no scene"))
+                .ok()
+        };
         let scenes: Vec<Option<Value>> = scenes.into_iter().map(heard).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = now.as_secs_f64() * 1000.0;

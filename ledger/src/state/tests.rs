@@ -51,6 +51,14 @@ fn evict(i: u8) -> Payload {
     })
 }
 
+fn leave(i: u8, lost: bool) -> Payload {
+    Payload::Evict(Evict {
+        key: public(i),
+        reason: "left".into(),
+        lost,
+    })
+}
+
 fn open(opener: u8) -> Payload {
     Payload::Open(Open {
         session: SESSION,
@@ -207,6 +215,49 @@ fn membership() {
     let evicted = state.members().evicted(&public(4)).unwrap();
     assert_eq!((evicted.height, evicted.lost), (5, true));
     assert!(state.members().ever_admitted(&public(4)) && !state.members().ever_admitted(&public(5)));
+}
+
+#[test]
+fn a_member_leaves_by_its_own_signature_only() {
+    let state = run(
+        members(),
+        vec![
+            (
+                "another's name",
+                1,
+                leave(2, false),
+                Err(Refusal::NotAuthority(public(1))),
+            ),
+            (
+                "as lost",
+                1,
+                leave(1, true),
+                Err(Refusal::NotAuthority(public(1))),
+            ),
+            ("its own", 1, leave(1, false), Ok(())),
+            ("again", 1, leave(1, false), Err(Refusal::NotMember(public(1)))),
+            (
+                "a stranger",
+                5,
+                leave(5, false),
+                Err(Refusal::NotMember(public(5))),
+            ),
+            (
+                "the authority",
+                0,
+                leave(0, false),
+                Err(Refusal::EvictsAuthority(public(0))),
+            ),
+        ],
+    );
+    let former: Vec<_> = state
+        .members()
+        .former()
+        .map(|(key, left)| (*key, left.lost))
+        .collect();
+    let mut expected = vec![(public(1), false), (public(4), true)];
+    expected.sort_unstable();
+    assert_eq!(former, expected);
 }
 
 #[test]

@@ -26,7 +26,9 @@ pub struct ExitWatch {
 #[derive(Debug)]
 enum How {
     PidFd(AsyncFd<OwnedFd>),
-    Proc { started: u64 },
+    Proc {
+        started: u64,
+    },
     /// A run of a simulated container: its task tells.
     Told(watch::Receiver<bool>),
 }

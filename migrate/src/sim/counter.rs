@@ -168,7 +168,9 @@ impl Counter {
         let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
         let parameter = |name: &str| -> Option<u64> {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok())
+            pairs
+                .filter(|(key, _)| *key == name)
+                .find_map(|(_, value)| value.parse().ok())
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
         match (&head.method, path) {
@@ -187,7 +189,9 @@ impl Counter {
                     Ok(count) => {
                         wait(path, parameter("ms")).await;
                         let instance = &self.instance;
-                        json(format!(r#"{{"n":{number},"count":{count},"instance":"{instance}"}}"#))
+                        json(format!(
+                            r#"{{"n":{number},"count":{count},"instance":"{instance}"}}"#
+                        ))
                     }
                     Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
                 }
@@ -219,7 +223,10 @@ impl Counter {
             (_, "/" | "/log" | "/count" | "/healthz" | "/slow" | "/fill") => {
                 plain(StatusCode::METHOD_NOT_ALLOWED, "no such method here\n")
             }
-            _ => plain(StatusCode::NOT_FOUND, "no such path: a simulated container serves a counter\n"),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "no such path: a simulated container serves a counter\n",
+            ),
         }
     }
 }

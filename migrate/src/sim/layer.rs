@@ -34,7 +34,9 @@ struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("spool", &self.spool).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("spool", &self.spool)
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,7 +152,8 @@ impl DirRoot {
         self.check()?;
         let writer = self.writer.clone();
         let figures = blocking(move || {
-            let figures = layer::apply(writer.upper.as_fd(), &[], &mut File::from(stream)).map_err(unapplied)?;
+            let figures =
+                layer::apply(writer.upper.as_fd(), &[], &mut File::from(stream)).map_err(unapplied)?;
             let told = ApplyFigures::from(&figures);
             let mut touched = writer.touched.lock().unwrap_or_else(PoisonError::into_inner);
             touched.push(figures.touched);

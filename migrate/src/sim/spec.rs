@@ -77,7 +77,10 @@ impl Folder {
         }
         let (path, aside) = (dir.join(&spec.name), aside(dir, &spec.name));
         if path.exists() {
-            return Err(io::Error::other(format!("there is a container {} already", spec.name)));
+            return Err(io::Error::other(format!(
+                "there is a container {} already",
+                spec.name
+            )));
         }
         remove_if_there(&aside)?;
         fs::create_dir(&aside)?;

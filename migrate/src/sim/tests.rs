@@ -70,7 +70,9 @@ async fn post(to: SocketAddr, number: u64) -> u64 {
 
 async fn numbers(to: SocketAddr) -> Vec<u64> {
     let (_, log) = ask(to, "GET", "/log", "").await.unwrap();
-    let first = log.lines().filter_map(|line| line.split(' ').next()?.parse().ok());
+    let first = log
+        .lines()
+        .filter_map(|line| line.split(' ').next()?.parse().ok());
     first.collect()
 }
 
@@ -148,7 +150,10 @@ async fn a_layer_moves_in_rounds_through_a_gate() {
     assert!(root.sync().await.is_err(), "nothing is written any more");
     let begin = Instant::now();
     while ask(to, "GET", "/healthz", "").await.is_none() {
-        assert!(begin.elapsed() < Duration::from_secs(60), "the gate does not open");
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "the gate does not open"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!((post(to, 4).await, numbers(to).await), (4, vec![1, 2, 3, 4]));
@@ -162,7 +167,10 @@ async fn containers_are_found_by_their_labels_and_cost_what_they_reserve() {
     let sim = engine(dir.path());
     let id = create(&sim, "one", None).await;
     let by = async |value| sim.list(&[(LABEL_NETWORK, value)]).await.unwrap().len();
-    assert_eq!((by(Some("net")).await, by(None).await, by(Some("other")).await), (1, 1, 0));
+    assert_eq!(
+        (by(Some("net")).await, by(None).await, by(Some("other")).await),
+        (1, 1, 0)
+    );
     assert_eq!(sim.inspect(&id).await.unwrap().unwrap().name, "one");
     assert_eq!(sim.inspect("../one").await.unwrap(), None);
     assert_eq!(sim.usage("one").await.unwrap(), Usage::default());
@@ -174,7 +182,14 @@ async fn containers_are_found_by_their_labels_and_cost_what_they_reserve() {
     let service = service();
     let image = sim.pinned(&service.image).await.unwrap();
     let labels = session_labels("net", &[7; 32], "counter");
-    let again = ContainerSpec::build(&service, &image.base(), &image.id, labels, "one".into(), "h".into());
+    let again = ContainerSpec::build(
+        &service,
+        &image.base(),
+        &image.id,
+        labels,
+        "one".into(),
+        "h".into(),
+    );
     assert!(sim.create(&again.unwrap()).await.is_err());
 }
 

@@ -7,8 +7,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::node_ref::NodeRefError;
+use crate::admission::InvitesError;
 use crate::chain::{ProbeError, SubmitError};
-use crate::sessions::{DrainError, MigrateError};
+use crate::sessions::{DrainError, EvictError, MigrateError};
 
 /// Why a request was not done.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,12 @@ pub enum ApiError {
     /// The node was not drained.
     #[error(transparent)]
     Drain(#[from] DrainError),
+    /// An invite was not made or taken back.
+    #[error(transparent)]
+    Invites(#[from] InvitesError),
+    /// A membership was not ended.
+    #[error(transparent)]
+    Evict(#[from] EvictError),
     /// The link to a member, or the member at its end.
     #[error("{node}: {why}")]
     Link {
@@ -112,6 +119,8 @@ impl ApiError {
             Self::Probe(ProbeError::NotSent(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Migrate(error) => migrate_status(error),
             Self::Drain(error) => drain_status(error),
+            Self::Invites(error) => invites_status(error),
+            Self::Evict(error) => evict_status(error),
             Self::Link { .. } => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -128,10 +137,12 @@ impl ApiError {
             Self::Node(_) => Some("`blosm members` lists the members"),
             Self::NotAuthority => Some("run the command on the authority's machine, with its --data-dir"),
             Self::LabelTaken { .. } => Some("choose another --label"),
-            Self::Submit(error) => submit_hint(error),
+            Self::Submit(error) | Self::Evict(EvictError::Submit(error)) => submit_hint(error),
             Self::Probe(ProbeError::Busy) => Some("ask again in a few seconds"),
             Self::Link { .. } => Some("`blosm peers` shows who is connected"),
-            Self::Migrate(_)
+            Self::Invites(_)
+            | Self::Evict(_)
+            | Self::Migrate(_)
             | Self::Probe(_)
             | Self::Drain(_)
             | Self::Method
@@ -178,6 +189,28 @@ fn drain_status(error: &DrainError) -> StatusCode {
     match error {
         DrainError::Here => StatusCode::BAD_REQUEST,
         DrainError::File { .. } | DrainError::Damaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn invites_status(error: &InvitesError) -> StatusCode {
+    match error {
+        InvitesError::Terms { .. } => StatusCode::BAD_REQUEST,
+        InvitesError::Which { count: 0, .. } => StatusCode::NOT_FOUND,
+        InvitesError::Which { .. } | InvitesError::Full => StatusCode::CONFLICT,
+        InvitesError::File { .. } | InvitesError::Damaged { .. } | InvitesError::Random => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+fn evict_status(error: &EvictError) -> StatusCode {
+    match error {
+        EvictError::Owns { .. }
+        | EvictError::NotDrained(_)
+        | EvictError::Authority(_)
+        | EvictError::NotMember => StatusCode::CONFLICT,
+        EvictError::Silent { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        EvictError::Submit(error) => submit_status(error),
     }
 }
 

@@ -1,22 +1,38 @@
 //! `/v1/members`: who belongs to the network, and the admission of a node by an authority.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{Query, State};
 use blosm_ledger::{Admit, Hash, Payload, PublicKey, Transaction};
 use blosm_net::{Multiaddr, peer_of_key};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ApiError, ApiState};
+use crate::admission::label_owner;
 use crate::config::{Coordinates, check_advertised, check_label, check_url, radius_m};
 
-pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
+/// What a list of the members shall hold.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Listing {
+    /// Also what the members say of themselves, and since when they are dark: those that are connected are asked.
+    verbose: bool,
+}
+
+pub(super) async fn list(State(state): State<ApiState>, Query(listing): Query<Listing>) -> Json<Value> {
+    let mut known = if listing.verbose {
+        state.sessions.census().await
+    } else {
+        BTreeMap::new()
+    };
     let view = state.chain.snapshot();
     let me = state.config.public_key();
     let members = view.state.members().iter().map(|(key, member)| {
         let peer = peer_of_key(&key.0);
-        json!({
+        let mut shown = json!({
             "node": key,
             "peer_id": peer.to_string(),
             "label": member.label,
@@ -29,9 +45,22 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
             "authority": state.config.network.genesis.is_authority(key),
             "connected": *key == me || state.net.is_connected(&peer),
             "mine": *key == me,
-        })
+        });
+        if let Some(known) = known.remove(key) {
+            shown["known"] = json!(known);
+            shown["sessions"] = owned_by(&view.state, key).into();
+        }
+        shown
     });
     Json(members.collect())
+}
+
+/// How many open sessions a node has on the chain.
+fn owned_by(state: &blosm_ledger::State, node: &PublicKey) -> usize {
+    let owned = state
+        .sessions()
+        .filter(|(_, session)| session.owner == *node && session.is_open());
+    owned.count()
 }
 
 /// The body of an admission; the same words as the flags of `blosm admit`.
@@ -60,14 +89,9 @@ pub(super) async fn admit(
     let key = admission.key;
     let payload = admission.into_payload()?;
     let view = state.chain.snapshot();
-    let other = view
-        .state
-        .members()
-        .iter()
-        .find(|(other, member)| **other != key && member.label == payload.label);
-    if let Some((owner, member)) = other {
+    if let Some(owner) = label_owner(view.state.members(), &key, &payload.label) {
         return Err(ApiError::LabelTaken {
-            label: member.label.clone(),
+            label: payload.label,
             owner: owner.to_string(),
         });
     }

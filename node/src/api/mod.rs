@@ -7,6 +7,8 @@
 //! GET  /v1/drain                                        POST and DELETE with the token
 //! POST /v1/members  /v1/migrations  /v1/net/probe        bearer token of D/api.token
 //! POST /v1/peers/{node}/ping  /v1/peers/{node}/bandwidth    the same
+//! GET  /v1/invites                                      POST, and DELETE of /v1/invites/{id}, with the token
+//! POST /v1/evictions  /v1/leave                         bearer token
 //! GET  /healthz  /readyz  /ui                           open; the live page
 //!
 //! a listener of its own ([metrics] listen):  /metrics  /healthz
@@ -23,7 +25,9 @@ mod chain;
 mod drain;
 mod error;
 mod events;
+mod evictions;
 mod health;
+mod invites;
 mod links;
 mod members;
 mod metrics;
@@ -41,12 +45,13 @@ use std::{future, io};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header;
 use axum::response::{Html, IntoResponse};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Router, middleware};
 use blosm_net::NetHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Invites;
 use crate::chain::ChainHandle;
 use crate::config::Config;
 use crate::gateway::Recent;
@@ -70,6 +75,8 @@ pub struct ApiState {
     pub sessions: SessionsHandle,
     /// The swarm.
     pub net: NetHandle,
+    /// The invites, on an authority.
+    pub(crate) invites: Option<Arc<Invites>>,
     /// What Prometheus reads.
     pub metrics: Arc<Metrics>,
     /// What cars asked for lately.
@@ -161,6 +168,10 @@ fn router(state: ApiState) -> Router {
         .route("/peers/{node}/ping", post(links::ping))
         .route("/peers/{node}/bandwidth", post(links::bandwidth))
         .route("/members", get(members::list).post(members::admit))
+        .route("/invites", get(invites::list).post(invites::make))
+        .route("/invites/{id}", delete(invites::revoke))
+        .route("/evictions", post(evictions::evict))
+        .route("/leave", post(evictions::leave))
         .route("/sessions", get(sessions::list))
         .route("/migrations", get(migrations::list).post(migrations::start))
         .route("/migrations/{id}", get(migrations::one))

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::ApiState;
 use super::health::warnings;
+use crate::admission::{PROTOCOL, SOFTWARE};
 
 pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
     let view = state.chain.snapshot();
@@ -17,11 +18,14 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
         "node": config.public_key(),
         "peer_id": config.peer_id().to_string(),
         "label": config.node.label,
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": SOFTWARE,
+        "protocol": PROTOCOL,
         "network": config.network.genesis.name,
         "chain_id": config.network.chain_id,
         "authority": config.is_authority(),
         "member": view.state.members().contains(&config.public_key()),
+        "member_since": view.state.members().get(&config.public_key()).map(|member| member.since_height),
+        "evicted": view.state.members().evicted(&config.public_key()),
         "height": view.height,
         "hash": view.hash,
         "confirmed_height": view.confirmed_height,

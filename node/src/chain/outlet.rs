@@ -15,7 +15,7 @@ use super::wire::{LedgerRequest, LedgerResponse};
 /// Pushes of sealed blocks under way. One more is left to gossip.
 pub(super) const MAX_PUSHES: usize = 256;
 /// How long a party of a block may take to import it.
-const PUSH_WAIT: Duration = Duration::from_secs(10);
+pub(super) const PUSH_WAIT: Duration = Duration::from_secs(10);
 
 /// What happens to a block sealed here: on disk already, it goes to the topic and straight to those whom it concerns.
 pub(super) fn outlet(me: PublicKey, net: NetHandle, acks: mpsc::Sender<(PeerId, Ack)>) -> Outlet {

@@ -15,7 +15,7 @@ use super::client::{Call, ImportAnswer, SubmitAnswer};
 use super::clock::{Clock, Skew};
 use super::handle::{ChainHandle, Shared};
 use super::meter::LedgerMeter;
-use super::outlet::{MAX_PUSHES, outlet};
+use super::outlet::{MAX_PUSHES, PUSH_WAIT, outlet};
 use super::probe::Probes;
 use super::sync::{HEAD_WAIT, Syncer, is_trusted};
 use super::view::ChainView;
@@ -27,6 +27,8 @@ use super::{ack, neighbours, opening, probe, status, thread};
 const INBOX: usize = 1024;
 /// Workers at a time. One more request is refused; gossip is then still imported, but nothing waits for it.
 const MAX_WORKERS: usize = 512;
+/// For so long an evicted node stays connected: it shall hear of its eviction before nobody talks to it any more.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the time since the last block is looked at.
 const EMPTY_CHECK: Duration = Duration::from_secs(1);
 /// How often the log says what an operator has to mend.
@@ -128,6 +130,7 @@ impl ChainTask {
             ack_now,
             known: BTreeMap::new(),
             height: None,
+            leaving: BTreeMap::new(),
             acks,
             waiting: Waiting::default(),
             empty_after,
@@ -147,6 +150,8 @@ struct Runner {
     known: BTreeMap<PublicKey, (Vec<String>, bool)>,
     /// The height whose members the network knows.
     height: Option<u64>,
+    /// Evicted nodes that are not cut off yet, and when they are.
+    leaving: BTreeMap<PublicKey, Instant>,
     /// Parties of a pushed block that hold it.
     acks: mpsc::Receiver<(PeerId, Ack)>,
     /// Members that wait for confirmations.
@@ -166,6 +171,7 @@ impl Runner {
         let mut remind = tokio::time::interval(REMIND);
         remind.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let farewell = self.leaving.values().min().copied();
             tokio::select! {
                 Some(input) = inputs.recv() => self.on_input(input).await,
                 changed = view.changed() => match changed {
@@ -175,6 +181,7 @@ impl Runner {
                 },
                 Some((peer, ack)) = self.acks.recv() => self.on_pushed(peer, ack),
                 Some(done) = self.workers.join_next() => if let Err(error) = done { tracing::error!(%error, "a worker of the ledger task failed") },
+                () = until(farewell), if farewell.is_some() => self.on_farewell(),
                 _ = empty_check.tick(), if self.is_authority => self.on_empty_check().await,
                 _ = remind.tick() => self.remind(),
             }
@@ -354,7 +361,7 @@ impl Runner {
     }
 
     /// Keeps the network in step with the members: each is known, [`neighbours`] says who of them is kept connected, and an
-    /// evicted one is not let in.
+    /// evicted one is not let in. A node that was evicted itself talks to the authority only, which may admit it again.
     fn on_view(&mut self, view: &ChainView) {
         if view.height != self.last_block.0 {
             self.last_block = (view.height, Instant::now());
@@ -365,9 +372,11 @@ impl Runner {
         }
         self.height = Some(view.height);
         let members = view.state.members();
+        let alone = members.evicted(&self.shared.me).is_some();
+        let wanted = |key: &PublicKey| *key != self.shared.me && (!alone || *key == self.shared.proposer);
         let places = members.iter().map(|(key, member)| (*key, member.location));
         let kept = neighbours::choose(self.shared.me, self.shared.proposer, &places.collect());
-        for (key, member) in members.iter().filter(|(key, _)| **key != self.shared.me) {
+        for (key, member) in members.iter().filter(|(key, _)| wanted(key)) {
             let keep = kept.contains(key);
             let known = self.known.get(key);
             if known.is_some_and(|(addresses, kept)| (addresses, *kept) == (&member.addresses, keep)) {
@@ -391,13 +400,32 @@ impl Runner {
         let gone: Vec<PublicKey> = self
             .known
             .keys()
-            .filter(|key| !members.contains(key))
+            .filter(|key| !members.contains(key) || !wanted(key))
             .copied()
             .collect();
         for key in gone {
             self.known.remove(&key);
-            self.shared.net.forget(peer_of_key(&key.0));
+            // The authority sends it the block itself, and waits as long as for any other party of one.
+            let farewell = if self.is_authority { PUSH_WAIT } else { FAREWELL };
+            self.leaving.insert(key, Instant::now() + farewell);
             self.shared.toll().retain(members);
+        }
+    }
+
+    /// Cuts off those whose time is over, unless they were admitted again.
+    fn on_farewell(&mut self) {
+        let now = Instant::now();
+        let due: Vec<PublicKey> = self
+            .leaving
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in due {
+            self.leaving.remove(&key);
+            if !self.known.contains_key(&key) {
+                self.shared.net.forget(peer_of_key(&key.0));
+            }
         }
     }
 
@@ -416,6 +444,13 @@ impl Runner {
         } else {
             tracing::debug!("too many workers; work refused");
         }
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

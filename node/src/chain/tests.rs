@@ -329,6 +329,10 @@ async fn evicted_member_is_cut_off_and_strangers_may_not_submit() {
     };
     let height = a.chain.submit(a.sign(Payload::Evict(evict))).await.unwrap();
     b.reaches(height).await;
+    // It hears of it before anybody cuts it off.
+    let evicted = c.name();
+    c.sees(|view| view.state.members().evicted(&evicted).is_some())
+        .await;
     a.disconnected(c).await;
     b.disconnected(c).await;
 

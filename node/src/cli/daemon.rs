@@ -44,7 +44,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
     };
     let config = Config::load_with(&path, &run.set)?;
     log::begin(&run.log, &run.log_file)?;
-    let lock = run::lock(&config)?;
+    let lock = run::lock(&config.data_dir)?;
     // Before any other thread is there: rights are a thread's own, and later ones inherit them.
     let helper_ended = OwnHelper::start(&config, &run.log)?;
     let options = RunOptions {

@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::client::Client;
 use super::show::items;
 use super::table::{Table, short, text};
 use super::{Output, Target};
@@ -36,8 +37,18 @@ pub(super) struct Undrain {
 }
 
 pub(super) async fn drain(drain: Drain) -> anyhow::Result<()> {
-    let client = drain.target.client()?;
-    let mut view = client.post("/v1/drain", &json!({ "to": drain.to })).await?;
+    let view = settle(&drain.target.client()?, drain.to.as_deref()).await?;
+    drain.output.print(&view, || summary(&view));
+    match remaining(&view) {
+        0 => Ok(()),
+        1 => bail!("1 session remains here; it is tried again as long as the node is drained"),
+        count => bail!("{count} sessions remain here; they are tried again as long as the node is drained"),
+    }
+}
+
+/// Drains the node until every session was moved or everybody was asked for it, and tells each step on stderr.
+pub(super) async fn settle(client: &Client, to: Option<&str>) -> anyhow::Result<Value> {
+    let mut view = client.post("/v1/drain", &json!({ "to": to })).await?;
     let mut told = Told::default();
     loop {
         for line in told.news(&view) {
@@ -47,17 +58,16 @@ pub(super) async fn drain(drain: Drain) -> anyhow::Result<()> {
             bail!("the drain was ended by another `blosm undrain`");
         }
         if view["settled"] == true {
-            break;
+            return Ok(view);
         }
         tokio::time::sleep(POLL).await;
         view = client.get("/v1/drain").await?;
     }
-    drain.output.print(&view, || summary(&view));
-    match view["remaining"].as_u64().unwrap_or(0) {
-        0 => Ok(()),
-        1 => bail!("1 session remains here; it is tried again as long as the node is drained"),
-        count => bail!("{count} sessions remain here; they are tried again as long as the node is drained"),
-    }
+}
+
+/// Sessions that nobody took.
+pub(super) fn remaining(view: &Value) -> u64 {
+    view["remaining"].as_u64().unwrap_or(0)
 }
 
 pub(super) async fn undrain(undrain: Undrain) -> anyhow::Result<()> {

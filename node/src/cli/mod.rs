@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! network new, init        files only: keys, network.toml, blosm.toml
+//! join                     the same files, and a conversation with the authority (crate::admission)
 //! run                      the node itself (crate::run)
 //! layer-helper             the root process beside it (blosm_migrate::helper)
 //! everything else          Client ──HTTP──> the running node's local API (crate::api)
@@ -14,11 +15,16 @@ mod admit;
 mod chain;
 mod client;
 mod daemon;
+mod datadir;
 mod drain;
+mod evict;
 mod helper;
 mod init;
+mod invite;
+mod join;
 mod links;
 mod log;
+mod members;
 mod migrate;
 mod network;
 mod progress;
@@ -51,6 +57,17 @@ enum Command {
     Init(init::Init),
     /// Admit a node to the network (on an authority)
     Admit(admit::Admit),
+    /// Make a string that lets nodes join (on an authority)
+    Invite(invite::Invite),
+    /// Look at invites, or take one back (on an authority)
+    #[command(subcommand)]
+    Invites(invite::Invites),
+    /// Join a network by an invite: makes a data directory and has its node admitted
+    Join(join::Join),
+    /// End a node's membership (on an authority)
+    Evict(evict::Evict),
+    /// Move this node's sessions away and end its membership
+    Leave(evict::Leave),
     /// Run the node of a data directory
     Run(daemon::Run),
     /// Run the root process that reads and writes containers' layers for a node
@@ -58,7 +75,7 @@ enum Command {
     /// What this node is and how it is
     Status(show::Show),
     /// The network's members
-    Members(show::Show),
+    Members(members::Members),
     /// The sessions that this node's chain and journal know
     Sessions(show::Show),
     /// The migrations that this node took part in
@@ -136,8 +153,13 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(run) => daemon::run(run),
         Command::LayerHelper(command) => helper::run(command),
         Command::Admit(admit) => client::block_on(admit::run(admit)),
+        Command::Invite(invite) => client::block_on(invite::invite(invite)),
+        Command::Invites(command) => client::block_on(invite::invites(command)),
+        Command::Join(join) => client::block_on(join::run(join)),
+        Command::Evict(evict) => client::block_on(evict::evict(evict)),
+        Command::Leave(leave) => client::block_on(evict::leave(leave)),
         Command::Status(show) => client::block_on(show::status(show)),
-        Command::Members(show) => client::block_on(show::members(show)),
+        Command::Members(show) => client::block_on(members::run(show)),
         Command::Sessions(show) => client::block_on(show::sessions(show)),
         Command::Migrations(show) => client::block_on(show::migrations(show)),
         Command::Migrate(migrate) => client::block_on(migrate::run(migrate)),

@@ -143,13 +143,17 @@ fn make(new: New) -> anyhow::Result<()> {
 
 /// Writes the file anew and makes it durable.
 fn write_network(path: &Path, file: &NetworkFile) -> anyhow::Result<()> {
-    let text = format!(
+    let mut out = OpenOptions::new().write(true).create_new(true).open(path)?;
+    out.write_all(network_toml(file)?.as_bytes())?;
+    out.sync_all()?;
+    Ok(())
+}
+
+/// The text of a network file.
+pub(super) fn network_toml(file: &NetworkFile) -> anyhow::Result<String> {
+    Ok(format!(
         "# A BloSM network. Every member needs this file. The hash of [genesis] is the network's id: never change it.\n\
          # The bootstrap addresses may be changed at will; each ends in /p2p/ and the member's peer id.\n{}",
         toml::to_string(file)?
-    );
-    let mut out = OpenOptions::new().write(true).create_new(true).open(path)?;
-    out.write_all(text.as_bytes())?;
-    out.sync_all()?;
-    Ok(())
+    ))
 }

@@ -74,40 +74,6 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) async fn members(show: Show) -> anyhow::Result<()> {
-    let members = show.target.client()?.get("/v1/members").await?;
-    show.output.print(&members, || {
-        let mut table = Table::new([
-            "NODE",
-            "LABEL",
-            "LOCATION",
-            "RADIUS",
-            "SINCE",
-            "CONNECTED",
-            "GATEWAY",
-            "ADDRESSES",
-        ]);
-        for member in items(&members) {
-            table.row([
-                short(member, "node", NODE_DIGITS),
-                text(member, "label"),
-                text(member, "location"),
-                format!("{} m", text(member, "radius_m")),
-                text(member, "since_height"),
-                if member["mine"] == true {
-                    "this node".to_owned()
-                } else {
-                    text(member, "connected")
-                },
-                text(member, "gateway"),
-                text(member, "addresses"),
-            ]);
-        }
-        table.render()
-    });
-    Ok(())
-}
-
 pub(super) async fn sessions(show: Show) -> anyhow::Result<()> {
     let sessions = show.target.client()?.get("/v1/sessions").await?;
     show.output.print(&sessions, || {

@@ -80,11 +80,16 @@ pub(super) struct NetTable {
     pub(super) advertise: Vec<Multiaddr>,
 }
 
+/// Where a node listens unless it is told otherwise.
+pub(crate) fn default_listen() -> Multiaddr {
+    let any: Multiaddr = Ipv4Addr::UNSPECIFIED.into();
+    any.with(libp2p::multiaddr::Protocol::Tcp(4401))
+}
+
 impl Default for NetTable {
     fn default() -> Self {
-        let any: Multiaddr = Ipv4Addr::UNSPECIFIED.into();
         Self {
-            listen: vec![any.with(libp2p::multiaddr::Protocol::Tcp(4401))],
+            listen: vec![default_listen()],
             advertise: Vec::new(),
         }
     }

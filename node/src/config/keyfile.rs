@@ -4,12 +4,14 @@
 //! read is refused, not repaired: it may have been copied already.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use blosm_ledger::SecretKey;
+
+use crate::durable;
 
 /// Bytes of a secret.
 const SECRET_LEN: usize = 32;
@@ -114,31 +116,14 @@ fn read_secret(path: &Path) -> Result<[u8; SECRET_LEN], KeyFileError> {
     Ok(secret)
 }
 
-/// Writes `secret` to a new file with mode 0600 and makes it durable. Never overwrites.
+/// Writes `secret` to a new file with mode 0600 and makes it durable. Never overwrites; a crash leaves all of it or nothing.
 pub fn write_secret(path: &Path, secret: &[u8; 32]) -> Result<(), KeyFileError> {
-    let io = |source: io::Error| KeyFileError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
-            _ => io(source),
-        })?;
     let line = format!("{}\n", hex::encode(secret));
-    file.write_all(line.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(|source| {
-            // A half-written key would be found at the next start; nothing was given to anyone yet.
-            let _ = fs::remove_file(path);
-            io(source)
-        })?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))
-        .and_then(|folder| folder.sync_all())
-        .map_err(io)
+    durable::create(path, line.as_bytes(), 0o600).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
+        _ => KeyFileError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    })
 }

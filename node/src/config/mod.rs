@@ -39,6 +39,7 @@ pub use network::{NetworkError, NetworkFile};
 pub use overrides::Overrides;
 pub use template::default_toml;
 
+pub(crate) use file::default_listen;
 pub(crate) use resolve::{check_advertised, check_label, check_url, radius_m};
 
 /// Name of the configuration file inside a data directory.

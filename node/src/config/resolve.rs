@@ -71,7 +71,8 @@ pub(super) fn resolve(path: &Path, overrides: &Overrides) -> Result<Config, Conf
     let resources = resources(&source, &file.resources)?;
     let migration = migration(&source, file.migration)?;
     if engine.runtime == Runtime::Sim && migration.method == Method::Image {
-        let message = "must be live with engine.runtime = \"sim\": simulated containers have no images to move";
+        let message =
+            "must be live with engine.runtime = \"sim\": simulated containers have no images to move";
         return Err(source.value("migration.method", message));
     }
     let services = services(&source, file.services)?;

@@ -71,7 +71,9 @@ pub fn default_toml(set: &Overrides) -> String {
 
     out.table("engine");
     out.prose("What runs the containers: docker, or sim. With sim nothing real runs: each session gets a built-in counter");
-    out.prose("with a directory for a layer, which needs neither an engine nor root. For testnets and tests only.");
+    out.prose(
+        "with a directory for a layer, which needs neither an engine nor root. For testnets and tests only.",
+    );
     out.set_or("runtime", set.runtime.map(Text), Text("docker"));
     out.prose("The container engine's API.");
     out.set_or(

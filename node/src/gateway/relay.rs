@@ -83,6 +83,7 @@ pub(crate) enum WireDenied {
     BadAnswer = 10,
     TimedOut = 11,
     BadPosition = 12,
+    Evicted = 13,
 }
 
 macro_rules! both_ways {
@@ -112,7 +113,8 @@ both_ways!(
     TooManyHops,
     BadAnswer,
     TimedOut,
-    BadPosition
+    BadPosition,
+    Evicted
 );
 
 /// What came of a relayed request.

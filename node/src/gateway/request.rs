@@ -142,6 +142,9 @@ pub(crate) enum Denied {
     /// The service took longer than `request.timeout`.
     #[error("the service did not answer within its request timeout")]
     TimedOut,
+    /// This node is no member of the network any more.
+    #[error("this node was evicted from its network and serves nothing; use another node")]
+    Evicted,
 }
 
 impl Denied {
@@ -156,6 +159,8 @@ impl Denied {
                 (StatusCode::SERVICE_UNAVAILABLE, true)
             }
             Self::TooManyHops => (StatusCode::SERVICE_UNAVAILABLE, true),
+            // Here it will not be better in a second.
+            Self::Evicted => (StatusCode::SERVICE_UNAVAILABLE, false),
             Self::BadAnswer => (StatusCode::BAD_GATEWAY, false),
             Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, false),
         }

@@ -51,6 +51,9 @@ impl Gateway {
 
     /// Finds who answers, and lets it.
     pub(crate) async fn serve(&self, request: ServiceRequest) -> Result<Relayed, Denied> {
+        if self.parts.evicted().is_some() {
+            return Err(Denied::Evicted);
+        }
         let (service, via) = (request.service.clone(), request.via);
         let outcome = match &request.target {
             Target::Session(token) => {
@@ -199,6 +202,7 @@ impl Gateway {
     ) -> Result<Relayed, Denied> {
         let denied = match &error {
             OpenError::NoRoom | OpenError::Drained => Denied::NoRoom,
+            OpenError::Evicted => return Err(Denied::Evicted),
             OpenError::Image(_) => Denied::NoImage,
             OpenError::Journal(_) => return Err(Denied::Held),
         };

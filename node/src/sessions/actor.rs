@@ -375,7 +375,9 @@ impl Actor {
 
     fn view(&self) -> ActorView {
         let record = self.record();
+        let evicted = self.parts.evicted().is_some();
         let phase = match (&record.standing, &self.cut, &self.live, &self.incoming) {
+            (Standing::Owner { .. }, None, None, _) if evicted => "kept",
             (Standing::Owner { .. }, Some(_), ..) => "cut",
             (Standing::Owner { .. }, None, Some(_), _) => "serving",
             (Standing::Owner { .. }, None, None, _) => "starting",
@@ -412,6 +414,10 @@ impl Actor {
     /// Rule 7, asked again whenever the chain has moved.
     fn adoption(&self) -> Adoption {
         let view = self.chain.borrow();
+        // An evicted node runs nothing of the network's. What it owned is still its own on the chain: it is kept.
+        if view.state.members().evicted(&self.parts.me).is_some() && self.record().may_run() {
+            return Adoption::NotMine;
+        }
         adopt(&self.record(), view.state.session(&self.id), self.parts.me)
     }
 

@@ -2,12 +2,14 @@
 //! is written down here may be removed again; what an operator has loaded is the operator's.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use blosm_migrate::image::Digest;
 use serde::{Deserialize, Serialize};
+
+use crate::durable::replace;
 
 /// Name of the file in the data directory.
 const FILE: &str = "brought.json";
@@ -106,16 +108,6 @@ impl Brought {
             .lock()
             .expect("nothing panics while it holds what was brought")
     }
-}
-
-/// Puts `bytes` in the place of a file: afterwards it holds either the old content or the new, whatever happens.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::actor::MoveOrder;
-use super::brought::replace;
 use super::wire::Refusal;
 use super::{MigrationOutcome, SessionsHandle};
+use crate::durable::replace;
 
 mod plan;
 
@@ -149,7 +149,7 @@ impl Drain {
     }
 
     /// The node takes sessions again. Migrations that are under way go on.
-    fn end(&self) -> Result<(), DrainError> {
+    pub(super) fn end(&self) -> Result<(), DrainError> {
         match std::fs::remove_file(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -277,7 +277,7 @@ impl SessionsHandle {
     }
 
     /// The sessions that this node owns, with their services.
-    fn owned(&self) -> BTreeMap<SessionId, String> {
+    pub(super) fn owned(&self) -> BTreeMap<SessionId, String> {
         let records = self.parts().journal.records();
         let mine = records.iter().filter(|record| {
             record.may_run() && self.owner(&record.session) == super::handle::KnownOwner::Me

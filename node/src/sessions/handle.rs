@@ -24,7 +24,7 @@ use super::reports::Event;
 use super::shared::{self, Shared};
 use super::view::{AmountView, EngineView, ResourcesView, SessionView};
 use super::wire::{Refusal, SessionRequest, SessionResponse, VOLUMES_BY_LIVE};
-use super::{budget, drain, judge, launch, leftovers, notice, room, submit};
+use super::{budget, drain, eviction, judge, launch, leftovers, notice, room, submit};
 use crate::config::Method;
 use crate::gateway::Gate;
 use crate::parts::{Parts, pending, position_of};
@@ -49,6 +49,9 @@ pub(crate) enum OpenError {
     /// The operator empties this node.
     #[error("this node is drained")]
     Drained,
+    /// It is no member any more.
+    #[error("this node was evicted")]
+    Evicted,
     /// The node is going down.
     #[error(transparent)]
     Journal(#[from] JournalClosed),
@@ -114,16 +117,21 @@ impl SessionsHandle {
     }
 
     /// Why new clients are not welcome, if they are not.
-    pub fn not_ready(&self) -> Option<&'static str> {
-        if self.0.parts.stop.is_cancelled() {
-            Some("the node is stopping")
-        } else if !self.0.ready.load(Ordering::Acquire) {
-            Some("the node is starting")
-        } else if self.0.parts.drain.is_on() {
-            Some("the node is drained; `blosm undrain` ends that")
-        } else {
-            None
+    pub fn not_ready(&self) -> Option<String> {
+        let parts = &self.0.parts;
+        if let Some(evicted) = parts.evicted() {
+            return Some(eviction::explain(&evicted));
         }
+        let why = if parts.stop.is_cancelled() {
+            "the node is stopping"
+        } else if !self.0.ready.load(Ordering::Acquire) {
+            "the node is starting"
+        } else if parts.drain.is_on() {
+            "the node is drained; `blosm undrain` ends that"
+        } else {
+            return None;
+        };
+        Some(why.to_owned())
     }
 
     /// What the services of the node share.
@@ -176,6 +184,9 @@ impl SessionsHandle {
         ticket: Option<u64>,
     ) -> Result<(Token, Arc<Slot>), OpenError> {
         let parts = &self.0.parts;
+        if parts.evicted().is_some() {
+            return Err(OpenError::Evicted);
+        }
         if parts.drain.is_on() {
             return Err(OpenError::Drained);
         }
@@ -291,6 +302,8 @@ impl SessionsHandle {
             SessionRequest::Assess { metadata, layers } => {
                 return judge::answer(parts, from, metadata, layers).await;
             }
+            SessionRequest::Status => return SessionResponse::Status(Box::new(self.node_status())),
+            SessionRequest::Drain => return self.on_drain(from),
             _ => {}
         }
         let Some(session) = request.session() else {

@@ -265,13 +265,10 @@ fn open(parts: &Parts, name: &str) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn running(
-    service: &Service,
-    name: &str,
-    id: String,
-    started: Started,
-) -> Result<Running, LaunchError> {
-    let ip = started.address.ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
+fn running(service: &Service, name: &str, id: String, started: Started) -> Result<Running, LaunchError> {
+    let ip = started
+        .address
+        .ok_or_else(|| LaunchError::NoAddress(name.to_owned()))?;
     Ok(Running {
         container: name.to_owned(),
         pid: started.pid,

@@ -9,7 +9,7 @@ use blosm_migrate::placement::BookingKey;
 use blosm_migrate::service::Service;
 
 use super::launch::{self, LaunchError, Running};
-use super::{handle::OpenError, room};
+use super::{eviction, handle::OpenError, room};
 use crate::gateway::{Gate, Route};
 use crate::parts::Parts;
 
@@ -32,6 +32,9 @@ impl Shared {
     ) -> Result<Arc<Gate>, OpenError> {
         if let Some(gate) = self.lock().get(&service.name) {
             return Ok(gate.clone());
+        }
+        if parts.evicted().is_some() {
+            return Err(OpenError::Evicted);
         }
         // What runs already goes on: it has no state, and its node is still there.
         if parts.drain.is_on() {
@@ -77,15 +80,19 @@ fn key(service: &Service) -> BookingKey {
 /// Keeps one container running until the node stops.
 async fn keep(parts: Arc<Parts>, service: Arc<Service>, gate: Arc<Gate>) {
     while !parts.stop.is_cancelled() {
+        parts.while_evicted().await;
         match run(&parts, &service).await {
             Ok(running) => {
                 tracing::info!(service = service.name, address = %running.address, "serving to all");
                 gate.set(Route::Local(running.address));
                 tokio::select! {
-                    () = launch::exit(&parts.engine, &running) => {}
+                    () = launch::exit(&parts.engine, &running) => gate.hold(),
                     () = parts.stop.cancelled() => return,
+                    () = parts.until_evicted() => {
+                        gate.hold();
+                        eviction::stop(&parts, &running.container, service.stop.grace).await;
+                    }
                 }
-                gate.hold();
             }
             Err(error) => {
                 tracing::warn!(service = service.name, %error, "the shared container does not serve")

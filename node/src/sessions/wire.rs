@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use borsh::{BorshDeserialize, BorshSerialize};
 
+use super::census::NodeStatus;
 use super::progress::Step;
 use crate::config::Method;
 
@@ -123,6 +124,10 @@ pub(crate) enum SessionRequest {
         /// diffIDs of the image that it was created from, lowest first.
         layers: Vec<[u8; 32]>,
     } = 12,
+    /// How are you? Any member may ask.
+    Status = 13,
+    /// An authority's operator wants the node empty before it evicts it. Asked again it tells how far that is.
+    Drain = 14,
 }
 
 impl SessionRequest {
@@ -140,7 +145,7 @@ impl SessionRequest {
             | Self::Report { session, .. }
             | Self::Close { session, .. } => Some(*session),
             Self::Claim { claim, .. } => Transaction::decode(claim).ok()?.payload.session(),
-            Self::Room { .. } | Self::Assess { .. } => None,
+            Self::Room { .. } | Self::Assess { .. } | Self::Status | Self::Drain => None,
         }
     }
 }
@@ -186,6 +191,15 @@ pub(crate) enum SessionResponse {
         /// Why it does not give it live, when that was asked for.
         no_live: Option<NoLive>,
     } = 9,
+    /// To `Status`.
+    Status(Box<NodeStatus>) = 10,
+    /// To `Drain`.
+    Draining {
+        /// Whether every session was moved, or everybody was asked for it.
+        settled: bool,
+        /// Sessions that are still there.
+        remaining: u32,
+    } = 11,
 }
 
 /// Why a container can't be moved live. Both ends use it; the source's crosses the wire.

@@ -211,6 +211,21 @@ fn bad_usage_is_two() {
         &["migrate", "abc", "--dry-run", "--detach", "--data-dir", "/d"],
         &["drain", "host2", "--data-dir", "/d"],
         &["undrain"],
+        &["invite", "--expires", "soon", "--data-dir", "/d"],
+        &["invites", "revoke", "../members", "--data-dir", "/d"],
+        &["join", "--data-dir", "/d"],
+        &["join", "blosm1_x", "--invite-file", "f", "--data-dir", "/d"],
+        &["evict", "host2", "--data-dir", "/d"],
+        &[
+            "evict",
+            "host2",
+            "--why",
+            "x",
+            "--drain",
+            "--lost",
+            "--data-dir",
+            "/d",
+        ],
     ] {
         let ran = blosm(args.iter().copied());
         assert_eq!(ran.status, 2, "{args:?}: {}", ran.stderr);
@@ -239,6 +254,11 @@ fn commands_say_that_no_node_runs() {
         &["migrate", "ab", "--dry-run"],
         &["drain", "--to", "host2"],
         &["undrain", "--json"],
+        &["members", "-v"],
+        &["invite"],
+        &["invites", "ls"],
+        &["evict", "host2", "--why", "x"],
+        &["leave"],
     ] {
         let args = command.iter().copied().chain(["--data-dir", text(&dir)]);
         blosm(args).failed(&["no blosm answers at", &listen, "blosm run --data-dir"]);

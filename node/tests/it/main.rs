@@ -6,6 +6,8 @@ mod commands;
 mod config;
 mod confirmed;
 mod drain;
+mod join;
+mod leave;
 mod rights;
 mod road;
 mod run_errors;

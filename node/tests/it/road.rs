@@ -90,10 +90,20 @@ impl Road {
         let [peers, gateway, api] = self.addresses(index);
         let listen = format!("/ip4/{}/tcp/{}", peers.ip(), peers.port());
         let key = self.scratch.path("authority.key");
-        let (label, place) = (label(index), format!("37.45,{:.4}", 126.65 + 0.0057 * index as f64));
+        let (label, place) = (
+            label(index),
+            format!("37.45,{:.4}", 126.65 + 0.0057 * index as f64),
+        );
         let (gateway, api) = (gateway.to_string(), api.to_string());
         let mut flags = vec!["--label", &label, "--location", &place, "--listen", &listen];
-        flags.extend(["--advertise", &listen, "--gateway-listen", &gateway, "--api-listen", &api]);
+        flags.extend([
+            "--advertise",
+            &listen,
+            "--gateway-listen",
+            &gateway,
+            "--api-listen",
+            &api,
+        ]);
         flags.extend(["--runtime", "sim", "--json"]);
         if index == 0 {
             flags.extend(["--key", text(&key)]);
@@ -180,7 +190,9 @@ impl Road {
         let sessions = self.api(index, "/v1/sessions");
         let mine = |session: &&Value| session["mine"] == true && session["service"] == service;
         let sessions = sessions.as_array().unwrap().iter().filter(mine);
-        sessions.map(|session| session["session"].as_str().unwrap().to_owned()).collect()
+        sessions
+            .map(|session| session["session"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// The node that owns the only session of `service`.
@@ -221,7 +233,10 @@ impl Answer {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        lines
+            .into_iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 }
 
@@ -282,7 +297,11 @@ impl Client {
             let (shared, token) = (shared.clone(), token.clone());
             move || drive(&shared, &token, &gateways)
         });
-        Client { token, shared, thread }
+        Client {
+            token,
+            shared,
+            thread,
+        }
     }
 
     /// From now on it asks that node.
@@ -298,7 +317,9 @@ impl Client {
     #[track_caller]
     pub(crate) fn goes_on(&self) {
         let before = self.seen().answered.len();
-        until("the client is answered", || self.seen().answered.len() >= before + 3);
+        until("the client is answered", || {
+            self.seen().answered.len() >= before + 3
+        });
     }
 
     /// Ends, and gives what it has seen.
@@ -315,7 +336,13 @@ fn drive(shared: &Shared, token: &str, gateways: &[SocketAddr]) {
             return;
         }
         let at = gateways[shared.at.load(Ordering::SeqCst)];
-        let asked = ask(at, "POST", "/counter/", Some(token), &format!("X-Number: {number}\r\n"));
+        let asked = ask(
+            at,
+            "POST",
+            "/counter/",
+            Some(token),
+            &format!("X-Number: {number}\r\n"),
+        );
         let mut seen = shared.seen.lock().unwrap();
         match asked {
             Ok(answer) if answer.status == 200 => seen.answered.push((number, instance(&answer.body))),
@@ -386,12 +413,20 @@ impl Log {
             assert!(failed(number), "{number} is missing");
         }
         for pair in self.runs.windows(2) {
-            assert!(pair[0].2 < pair[1].1, "two containers ran at once: {:?}", self.runs);
+            assert!(
+                pair[0].2 < pair[1].1,
+                "two containers ran at once: {:?}",
+                self.runs
+            );
         }
         // Seen from outside: an instance that was followed by another never answers again.
         let mut instances: Vec<_> = seen.answered.iter().map(|(_, instance)| instance).collect();
         instances.dedup();
         let distinct: std::collections::BTreeSet<_> = instances.iter().collect();
-        assert_eq!(distinct.len(), instances.len(), "an old container answers: {instances:?}");
+        assert_eq!(
+            distinct.len(),
+            instances.len(),
+            "an old container answers: {instances:?}"
+        );
     }
 }

@@ -62,6 +62,13 @@ impl Ran {
         }
     }
 
+    /// It must have failed with exactly this line.
+    #[track_caller]
+    pub(crate) fn failed_with(self, line: &str) {
+        assert_eq!(self.stderr, format!("blosm: {line}\n"));
+        self.failed(&[]);
+    }
+
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap()
     }

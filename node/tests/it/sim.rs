@@ -26,7 +26,9 @@ fn a_session_follows_its_client_there_and_back_and_loses_nothing() {
 
     // After its client.
     client.drive_to(2);
-    until("the session has followed", || road.owner("counter").is_some_and(|(at, _)| at == 2));
+    until("the session has followed", || {
+        road.owner("counter").is_some_and(|(at, _)| at == 2)
+    });
     client.goes_on();
     let mut report = serde_json::Value::Null;
     until("the report is closed", || {
@@ -34,7 +36,10 @@ fn a_session_follows_its_client_there_and_back_and_loses_nothing() {
         report["outcome"] != "running"
     });
     assert_eq!(report["outcome"], "completed", "{report}");
-    assert_eq!((&report["method"], &report["reason"]), (&"live".into(), &"mobility".into()));
+    assert_eq!(
+        (&report["method"], &report["reason"]),
+        (&"live".into(), &"mobility".into())
+    );
     // What was filled is random: it crossed the wire as it is.
     assert!(report["writable_bytes"].as_u64().unwrap() > 3_000_000, "{report}");
     assert!(report["wire_bytes"].as_u64().unwrap() > 3_000_000, "{report}");
@@ -121,18 +126,38 @@ fn a_full_node_hands_a_new_session_on_and_a_stateless_one_moves_without_a_copy()
         (header("x-blosm-node"), header("x-blosm-session"))
     };
     let opened = [open(), open(), open()];
-    assert_eq!(opened.each_ref().map(|(node, _)| node.as_str()), ["node0", "node0", "node1"]);
+    assert_eq!(
+        opened.each_ref().map(|(node, _)| node.as_str()),
+        ["node0", "node0", "node1"]
+    );
 
     let echo = ask(road.gateway(1), "GET", "/echo/count", None, "").unwrap();
     assert_eq!(echo.status, 200, "{}", echo.body);
     let session = road.sessions(1, "echo").pop().unwrap();
     let full = road.run(1, &["migrate", &session, "--to", "node0", "--dry-run", "--json"]);
-    assert_eq!((full.status, &full.json()["verdict"]), (1, &false.into()), "{}", full.stdout);
+    assert_eq!(
+        (full.status, &full.json()["verdict"]),
+        (1, &false.into()),
+        "{}",
+        full.stdout
+    );
 
     let path = "/.blosm/session";
-    let closed = ask(road.gateway(0), "DELETE", path, Some(&opened[0].1), "X-Blosm-Service: counter\r\n");
+    let closed = ask(
+        road.gateway(0),
+        "DELETE",
+        path,
+        Some(&opened[0].1),
+        "X-Blosm-Service: counter\r\n",
+    );
     assert_eq!(closed.unwrap().status, 204);
-    let moved = road.run(1, &["migrate", &session, "--to", "node0", "--json"]).done().json();
+    let moved = road
+        .run(1, &["migrate", &session, "--to", "node0", "--json"])
+        .done()
+        .json();
     assert_eq!(moved["method"], "stateless", "{moved}");
-    assert_eq!((road.sessions(0, "echo"), road.sessions(1, "echo")), (vec![session], vec![]));
+    assert_eq!(
+        (road.sessions(0, "echo"), road.sessions(1, "echo")),
+        (vec![session], vec![])
+    );
 }

@@ -9,10 +9,10 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scratch::{Ran, Scratch, text};
+use crate::scratch::{Ran, Scratch, blosm, text};
 
 /// A guard against a start that hangs, in seconds; nothing is measured by it.
-const GUARD: &str = "90";
+const GUARD: &str = "240";
 
 /// The data directory of an authority, and the addresses that are its own while the test runs.
 pub(crate) struct Site {
@@ -22,34 +22,70 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Site {
-        let scratch = Scratch::new();
-        scratch.network();
-        let ip = corner(&scratch);
-        let site = Site { scratch, ip };
+        let site = Site::empty();
+        site.scratch.network();
         let key = site.scratch.path("authority.key");
-        let socket = format!("unix://{}", site.socket().display());
-        let [peers, gateway, api] = site.addresses();
-        let listen = format!("/ip4/{}/tcp/{}", peers.ip(), peers.port());
-        site.scratch
-            .init(
-                "d",
-                &[
-                    "--key",
-                    text(&key),
-                    "--location",
-                    "37.45,126.65",
-                    "--listen",
-                    &listen,
-                    "--gateway-listen",
-                    &gateway.to_string(),
-                    "--api-listen",
-                    &api.to_string(),
-                    "--engine-socket",
-                    &socket,
-                ],
-            )
-            .done();
+        let flags = site.flags();
+        let mut args = vec!["--key", text(&key), "--location", "37.45,126.65"];
+        args.extend(flags.iter().map(String::as_str));
+        site.scratch.init("d", &args).done();
         site
+    }
+
+    /// A machine without a data directory.
+    pub(crate) fn empty() -> Site {
+        let scratch = Scratch::new();
+        let ip = corner(&scratch);
+        Site { scratch, ip }
+    }
+
+    /// The settings that keep this machine to its own addresses.
+    fn flags(&self) -> [String; 8] {
+        let [peers, gateway, api] = self.addresses();
+        [
+            "--listen".to_owned(),
+            format!("/ip4/{}/tcp/{}", peers.ip(), peers.port()),
+            "--gateway-listen".to_owned(),
+            gateway.to_string(),
+            "--api-listen".to_owned(),
+            api.to_string(),
+            "--engine-socket".to_owned(),
+            format!("unix://{}", self.socket().display()),
+        ]
+    }
+
+    /// Runs a command that talks to this machine's node.
+    pub(crate) fn blosm(&self, words: &[&str]) -> Ran {
+        let dir = self.dir();
+        blosm(words.iter().copied().chain(["--data-dir", text(&dir)]))
+    }
+
+    /// `blosm join` with `invite` on this machine.
+    pub(crate) fn join(&self, invite: &str, more: &[&str]) -> Ran {
+        let flags = self.flags();
+        let mut words = vec!["join", invite, "--location", "37.46,126.65", "--radius", "300"];
+        words.extend(flags.iter().map(String::as_str));
+        words.extend(more);
+        self.blosm(&words)
+    }
+
+    /// A process of its own that joins, for what is done beside it.
+    pub(crate) fn joining(&self, invite: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blosm"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BLOSM_")) {
+            command.env_remove(name);
+        }
+        command.args([
+            "join",
+            invite,
+            "--location",
+            "37.46,126.65",
+            "--radius",
+            "300",
+            "--json",
+        ]);
+        command.args(self.flags()).arg("--data-dir").arg(self.dir());
+        command
     }
 
     /// For peers, for cars, for the operator.

@@ -16,7 +16,10 @@ async fn scene(url: &str) -> Value {
         text.push_str(std::str::from_utf8(&chunk.await.unwrap().unwrap().unwrap()).unwrap());
         if let Some((event, _)) = text.split_once("\n\n") {
             assert!(event.lines().any(|line| line == "event: scene"), "{event}");
-            let data = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+            let data = event
+                .lines()
+                .find_map(|line| line.strip_prefix("data: "))
+                .unwrap();
             return serde_json::from_str(data).unwrap();
         }
     }

@@ -184,7 +184,12 @@ impl Actor {
         let sealed = view.state.session(&self.id).cloned();
         match record.standing {
             Standing::Owner { .. } => match self.adoption() {
+                // Admitted again after an eviction.
+                Adoption::Mine { .. } if self.source.is_none() => self.begin_ownership(),
                 Adoption::Mine { .. } => {}
+                Adoption::NotMine if view.state.members().evicted(&self.parts.me).is_some() => {
+                    self.lose("this node was evicted").await?
+                }
                 Adoption::NotMine => self.lose("the chain holds a newer owner").await?,
                 Adoption::Closed => self.lose("the session is closed on the chain").await?,
             },
@@ -234,10 +239,14 @@ impl Actor {
             }
         }
         self.live = None;
+        self.cut = None;
         self.slot
             .gate
             .set(if gone { Route::Gone } else { Route::Elsewhere });
-        self.release_booking();
+        // An evicted node may come back, and its sessions with it.
+        if self.parts.evicted().is_none() {
+            self.release_booking();
+        }
         Ok(())
     }
 

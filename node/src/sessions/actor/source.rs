@@ -71,7 +71,10 @@ impl Actor {
                     SessionResponse::Refused(Refusal::NotOwner)
                 })
             }
-            SessionRequest::Room { .. } | SessionRequest::Assess { .. } => Err(Refusal::Malformed),
+            SessionRequest::Room { .. }
+            | SessionRequest::Assess { .. }
+            | SessionRequest::Status
+            | SessionRequest::Drain => Err(Refusal::Malformed),
         };
         Ok(answer.unwrap_or_else(SessionResponse::Refused))
     }

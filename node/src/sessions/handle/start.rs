@@ -37,6 +37,7 @@ impl SessionsHandle {
         tokio::spawn(methods::prove(handle.0.parts.clone()));
         tokio::spawn(budget::keep(handle.0.parts.clone()));
         tokio::spawn(drain::run(handle.clone()));
+        tokio::spawn(eviction::watch(handle.0.parts.clone()));
         handle.0.ready.store(true, Ordering::Release);
         Ok(handle)
     }
