@@ -29,6 +29,10 @@ use crate::sim::{self, DirRoot, DirSource, Sim};
 
 /// What runs this node's containers. Cheap to clone.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a node has one, and clones of it live as long as the work that they are for"
+)]
 pub enum Engine {
     /// A Docker engine.
     Docker {

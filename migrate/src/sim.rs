@@ -1,6 +1,6 @@
 //! The simulated runtime: no container engine, no root; for large testnets and for tests of the sessions' rules.
 //!
-//! A container is a folder and, while it runs, a task of this process that serves a built-in counter ([`counter`]) on a
+//! A container is a folder and, while it runs, a task of this process that serves a built-in counter (`counter`) on a
 //! port of its own on loopback. Its writable layer is a directory of real files, which moves as a real container's does:
 //! in rounds, by [`crate::layer`], through a gate. Its image is a name and a digest, without bytes.
 //!
@@ -215,12 +215,12 @@ impl Sim {
     pub(crate) async fn usage(&self, id: &str) -> Result<Usage, EngineError> {
         let spec = self.expect(id, "usage").await?.spec;
         let runs = self.runs().get(&spec.name).is_some_and(|run| !run.has_ended());
-        Ok(match runs {
-            true => Usage {
-                memory: spec.memory,
-                cpu_milli: spec.cpu_milli,
-            },
-            false => Usage::default(),
+        if !runs {
+            return Ok(Usage::default());
+        }
+        Ok(Usage {
+            memory: spec.memory,
+            cpu_milli: spec.cpu_milli,
         })
     }
 
@@ -259,7 +259,7 @@ impl Sim {
         match self.find(id, "hold").await {
             Ok(Some(folder)) => Ok(folder),
             Ok(None) => Err(Refusal::NoContainer.into()),
-            Err(error) => Err(HelperError::Failed(error.to_string())),
+            Err(error) => Err(HelperError::Directory(error.to_string())),
         }
     }
 

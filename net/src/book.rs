@@ -453,7 +453,11 @@ mod tests {
         book.on_connected(peer, true, later(10_000));
         assert_eq!(book.unused(later(99_999)), vec![]);
         book.set_member(peer, vec![address(1)], false, later(99_999));
-        assert_eq!(book.unused(later(99_999)), vec![peer], "until it is not kept any more");
+        assert_eq!(
+            book.unused(later(99_999)),
+            vec![peer],
+            "until it is not kept any more"
+        );
     }
 
     #[test]

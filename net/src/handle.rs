@@ -197,13 +197,25 @@ impl NetHandle {
     /// Names the addresses of a member. From now on it is kept connected, whatever it takes. An empty list means that the
     /// peer is welcome but has to dial.
     pub fn set_addresses(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.shared.wishes.put(peer, Some(Wish { addresses, keep: true }));
+        self.shared.wishes.put(
+            peer,
+            Some(Wish {
+                addresses,
+                keep: true,
+            }),
+        );
     }
 
     /// Names the addresses of a member that is not kept connected: it is welcome, and dialled when there is a request for
     /// it. A connection that this end has dialled for a request ends when it has not been used for three minutes.
     pub fn know(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        self.shared.wishes.put(peer, Some(Wish { addresses, keep: false }));
+        self.shared.wishes.put(
+            peer,
+            Some(Wish {
+                addresses,
+                keep: false,
+            }),
+        );
     }
 
     /// Disconnects a peer and refuses its connections until [`NetHandle::set_addresses`] names it again.

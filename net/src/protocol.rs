@@ -152,7 +152,9 @@ impl Protocol {
     /// node by node. A dialler takes the first that the listener has too.
     fn majors(self) -> &'static [u16] {
         match self {
-            Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer | Protocol::Join => &[1],
+            Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer | Protocol::Join => {
+                &[1]
+            }
         }
     }
 

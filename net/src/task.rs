@@ -177,7 +177,9 @@ impl Task {
     fn on_wishes(&mut self) {
         for (peer, wish) in self.wishes.take() {
             match wish {
-                Some(wish) => self.book.set_member(peer, wish.addresses, wish.keep, Instant::now()),
+                Some(wish) => self
+                    .book
+                    .set_member(peer, wish.addresses, wish.keep, Instant::now()),
                 None => {
                     self.book.forget(peer);
                     self.disconnect(peer);
@@ -308,7 +310,8 @@ impl Task {
         tracing::debug!(%peer, ?direction, %address, "connection established");
         match self.links.on_established(peer, id, direction, address, now) {
             Established::First => {
-                self.book.on_connected(peer, direction == Direction::Outbound, now);
+                self.book
+                    .on_connected(peer, direction == Direction::Outbound, now);
                 self.publish_peers();
                 self.notice(NetEvent::Connected { peer });
             }

@@ -25,9 +25,13 @@ fn plain(open: &str) -> String {
         match described {
             Some((name, help)) => {
                 let typed = lines.next_if(|next| next.starts_with("# TYPE "));
-                let kind = typed.and_then(|typed| typed.rsplit(' ').next()).unwrap_or("untyped");
+                let kind = typed
+                    .and_then(|typed| typed.rsplit(' ').next())
+                    .unwrap_or("untyped");
                 let ending = if kind == "counter" { "_total" } else { "" };
-                text.push_str(&format!("# HELP {name}{ending} {help}\n# TYPE {name}{ending} {kind}\n"));
+                text.push_str(&format!(
+                    "# HELP {name}{ending} {help}\n# TYPE {name}{ending} {kind}\n"
+                ));
             }
             None => {
                 text.push_str(line);

@@ -68,7 +68,9 @@ impl NodeClient {
     /// # Errors
     /// The node does not answer, or refuses.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let (status, answer) = self.call(self.api, Method::POST, path, Some(body.clone()), CHANGE).await?;
+        let (status, answer) = self
+            .call(self.api, Method::POST, path, Some(body.clone()), CHANGE)
+            .await?;
         if !(200..300).contains(&status) {
             bail!("{path}: status {status}: {answer}");
         }
@@ -77,7 +79,10 @@ impl NodeClient {
 
     /// Whether `/readyz` says that the gateway serves.
     pub async fn ready(&self) -> bool {
-        matches!(self.call(self.api, Method::GET, "/readyz", None, CALL).await, Ok((200, _)))
+        matches!(
+            self.call(self.api, Method::GET, "/readyz", None, CALL).await,
+            Ok((200, _))
+        )
     }
 
     async fn call(
@@ -122,7 +127,8 @@ fn fresh() -> reqwest::Result<reqwest::Client> {
 
 /// The client of this machine's own network, made once: its connections are used again.
 fn here() -> reqwest::Client {
-    static CLIENT: LazyLock<reqwest::Client> =
-        LazyLock::new(|| fresh().expect("a client without TLS and proxies needs nothing that could be missing"));
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        fresh().expect("a client without TLS and proxies needs nothing that could be missing")
+    });
     CLIENT.clone()
 }

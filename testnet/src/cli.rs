@@ -10,14 +10,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::bench::{self, Bench};
 use crate::cleanup;
+use crate::config::Runtime;
 use crate::demo::{self, Demo};
 use crate::engine::Engine;
-use crate::config::Runtime;
 use crate::hosts::{self, LinkQuality, Percent, Rate, Seat};
 use crate::node::Node;
 use crate::offers::Offers;
-use crate::status;
 use crate::state::{Ground, the_only_dir};
+use crate::status;
 use crate::testnet::{self, Spec, Testnet};
 
 /// Networks of real blosm nodes on one machine: a namespace, a shaped link and a private engine for each, or many plain

@@ -211,7 +211,10 @@ mod tests {
         };
         let text = render(&shared, Path::new("/t/network.toml"), None, &[], &Table::new()).unwrap();
         let table: Table = text.parse().unwrap();
-        assert_eq!(table["net"]["listen"][0].as_str(), Some("/ip4/127.0.0.1/tcp/20008"));
+        assert_eq!(
+            table["net"]["listen"][0].as_str(),
+            Some("/ip4/127.0.0.1/tcp/20008")
+        );
         assert_eq!(table["gateway"]["url"].as_str(), Some("http://127.0.0.1:20009"));
         assert_eq!(table["metrics"]["listen"].as_str(), Some("127.0.0.1:20011"));
         assert_eq!(table["engine"]["runtime"].as_str(), Some("sim"));

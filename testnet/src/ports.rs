@@ -35,7 +35,9 @@ pub fn find(count: usize) -> Result<u16> {
             return Ok(base);
         }
     }
-    bail!("{needed} ports in a row are not free anywhere from {LOWEST} to {end}; end other testnets or start fewer nodes")
+    bail!(
+        "{needed} ports in a row are not free anywhere from {LOWEST} to {end}; end other testnets or start fewer nodes"
+    )
 }
 
 fn outgoing() -> Option<u16> {
@@ -53,7 +55,10 @@ mod tests {
         let last = base + (20 * PORTS - 1) as u16;
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, last)).unwrap();
         let other = find(20).unwrap();
-        assert!(!(other..other + (20 * PORTS) as u16).contains(&last), "{base} {other}");
+        assert!(
+            !(other..other + (20 * PORTS) as u16).contains(&last),
+            "{base} {other}"
+        );
         assert!(find(20_000).is_err());
     }
 }

@@ -281,7 +281,10 @@ pub fn the_only_dir() -> Result<PathBuf> {
         .filter(|dir| dir.join(FILE).is_file());
     match (dirs.next(), dirs.next()) {
         (Some(dir), None) => Ok(dir),
-        (None, _) => bail!("there is no testnet in {}: name its folder with --dir", parent.display()),
+        (None, _) => bail!(
+            "there is no testnet in {}: name its folder with --dir",
+            parent.display()
+        ),
         (Some(one), Some(other)) => bail!(
             "there are several testnets ({}, {}): name one with --dir",
             one.display(),

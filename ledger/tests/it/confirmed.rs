@@ -179,12 +179,11 @@ fn a_clock_in_the_past_seals_one_millisecond_after_the_parent() {
     let (directory, other) = (directory(), directory());
     let (mut ledger, mut member) = (authority(&directory), follower(&other));
     let first = seal(&mut ledger, [admit(0), admit(1)]);
-    let mut last = first.block.header.timestamp_ms;
+    let next = first.block.header.timestamp_ms + 1;
     member.import(first).unwrap();
-    for now in [0, 1, NOW - 10_000] {
+    for (now, expected) in [0, 1, NOW - 10_000].into_iter().zip(next..) {
         let block = ledger.seal(now, 0, true).unwrap().unwrap();
-        assert_eq!(block.block.header.timestamp_ms, last + 1);
-        last += 1;
+        assert_eq!(block.block.header.timestamp_ms, expected);
         member.import(block).unwrap();
     }
 }

@@ -4,13 +4,13 @@
 //! the way from one node to the next, can be seen afterwards. The log is read when a run starts, and from nowhere else.
 //!
 //! ```text
-//! POST /            number in X-Number or in the body: appends "N <instance> <unix ns>", answers {"n","count","instance"}
+//! POST /            number in X-Number or in the body: appends "N instance unix ns", answers {"n","count","instance"}
 //! POST /slow?ms=    the same, and waits before it answers      GET /slow?ms=  waits, then answers
 //! GET  /log         the log                                    GET /count     {"count","instance"}
 //! POST /fill?bytes= writes that many incompressible bytes      GET /healthz   ok
 //! ```
-//! The log also tells each start and each orderly stop: "start <instance> <unix ns> <us>", "stop <instance> <unix ns>
-//! <us>", with the time that it took. A line is one write(2) and is not synced, as with any such service: a killed
+//! The log also tells each start and each orderly stop: "start INSTANCE UNIX_NS US", "stop INSTANCE UNIX_NS
+//! US", with the time that it took. A line is one write(2) and is not synced, as with any such service: a killed
 //! process loses nothing of it, a machine without power may.
 
 use std::convert::Infallible;
@@ -260,11 +260,13 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     let signal = loop {
         tokio::select! {
-            // Nobody who could stop it any more: its node ends.
-            signal = signals.wait_for(Option::is_some) => break signal.map_or(None, |signal| *signal),
+            signal = signalled(&mut signals) => break signal,
             accepted = listener.accept() => {
-                // One that broke off before it was taken up is its client's matter.
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, _)) = accepted else {
+                    // It broke off before it was taken up; or there are no descriptors for it now.
+                    tokio::time::sleep(STOP_PATIENCE).await;
+                    continue;
+                };
                 let counter = counter.0.clone();
                 connections.spawn(async move {
                     let _ = stream.set_nodelay(true);
@@ -290,6 +292,12 @@ pub(super) async fn serve(
         counter.0.note("stop", began)?;
     }
     Ok(())
+}
+
+/// Waits for a signal; none when nobody can send one any more, because the node ends.
+async fn signalled(signals: &mut watch::Receiver<Option<StopSignal>>) -> Option<StopSignal> {
+    let signal = signals.wait_for(Option::is_some).await;
+    signal.ok().and_then(|signal| *signal)
 }
 
 /// Ends the run's writing, however the serving ends.

@@ -47,6 +47,15 @@ async fn start(engine: &Engine, name: &str) -> SocketAddr {
     SocketAddr::new(started.address.unwrap(), started.port.unwrap())
 }
 
+/// The same for one that does not wait at a gate: it listens soon after it was started.
+async fn serving(engine: &Engine, name: &str) -> SocketAddr {
+    let at = start(engine, name).await;
+    while ask(at, "GET", "/count", "").await.is_none() {
+        tokio::task::yield_now().await;
+    }
+    at
+}
+
 /// Status and body of an answer; `None` where nobody listens.
 async fn ask(to: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(to).await.ok()?;
@@ -81,7 +90,7 @@ async fn state_is_what_the_directory_holds() {
     let dir = tempfile::tempdir().unwrap();
     let sim = engine(dir.path());
     create(&sim, "one", None).await;
-    let at = start(&sim, "one").await;
+    let at = serving(&sim, "one").await;
     assert_eq!((post(at, 10).await, post(at, 11).await), (1, 2));
     // Started twice it is started once.
     assert_eq!(start(&sim, "one").await, at);
@@ -89,7 +98,7 @@ async fn state_is_what_the_directory_holds() {
     assert!(!stopped.killed);
     assert_eq!(ask(at, "GET", "/count", "").await, None);
 
-    let at = start(&sim, "one").await;
+    let at = serving(&sim, "one").await;
     assert_eq!(post(at, 12).await, 3);
     sim.stop("one", StopSignal::SigKill, GRACE).await.unwrap();
 
@@ -97,7 +106,7 @@ async fn state_is_what_the_directory_holds() {
     let sim = engine(dir.path());
     let found = sim.inspect("one").await.unwrap().unwrap();
     assert!(!found.running && found.started_at.is_some());
-    let at = start(&sim, "one").await;
+    let at = serving(&sim, "one").await;
     assert_eq!((post(at, 13).await, numbers(at).await), (4, vec![10, 11, 12, 13]));
     let (_, log) = ask(at, "GET", "/log", "").await.unwrap();
     let lines = |word: &str| log.lines().filter(|line| line.starts_with(word)).count();
@@ -115,7 +124,7 @@ async fn a_layer_moves_in_rounds_through_a_gate() {
     let [here, there, gates] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let (source, destination) = (engine(here.path()), engine(there.path()));
     let id = create(&source, "source", None).await;
-    let from = start(&source, "source").await;
+    let from = serving(&source, "source").await;
     post(from, 1).await;
     assert_eq!(ask(from, "POST", "/fill?bytes=200000", "").await.unwrap().0, 200);
 

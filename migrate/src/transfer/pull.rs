@@ -371,7 +371,7 @@ where
                     // Whoever waits for the first of them hears it by this end's going.
                     drop(tell.take());
                     // Half of the time is left to the pull, and to those who are served here.
-                    std::thread::sleep(since.elapsed());
+                    rest(since.elapsed());
                 }
                 since = Instant::now();
                 still.strong_count() > 0
@@ -437,4 +437,12 @@ where
             answer => Ok((answer, wire_bytes)),
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a blocking thread that gives its processor to others; nothing will happen that it could wait for"
+)]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
 }

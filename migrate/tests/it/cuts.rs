@@ -206,6 +206,10 @@ impl<R> Drop for Late<R> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread that reads a seed, and no task, waits for the test"
+)]
 fn wait_for(flag: &AtomicBool) -> std::io::Result<()> {
     for _ in 0..60_000 {
         if flag.load(Ordering::SeqCst) {

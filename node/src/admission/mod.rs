@@ -6,7 +6,7 @@
 //!                                                          chain: Admit <────────┘
 //! ```
 //! A use of an invite is nothing but an `Admit` on the chain: its admission id is made from the invite and the node's key
-//! ([`admission_id`]). So a use is as durable as the block that it stands in, is never counted twice for one node, and a
+//! (`admission_id`). So a use is as durable as the block that it stands in, is never counted twice for one node, and a
 //! crash between the two cannot part them, as they are one. The authority's file holds only what the operator decided.
 
 mod client;

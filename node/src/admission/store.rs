@@ -258,10 +258,9 @@ impl Invites {
                 owner,
             });
         }
-        let taken = book
-            .boarding
-            .iter()
-            .any(|(other, boarding)| *other != admission && boarding.label == label);
+        let taken = book.boarding.iter().any(|(other, boarding)| {
+            *other != admission && boarding.label == label && !members.admission_used(other)
+        });
         if taken {
             // Whose it is stands on the chain in a moment.
             return Err(Denial::Busy);

@@ -18,15 +18,15 @@ use crate::config::{Coordinates, check_advertised, check_label, check_url, radiu
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Listing {
-    /// Also what the members say of themselves, and since when they are dark: those that are connected are asked.
+    /// Also what the members say of themselves, and since when they are dark: they are asked.
     verbose: bool,
 }
 
 pub(super) async fn list(State(state): State<ApiState>, Query(listing): Query<Listing>) -> Json<Value> {
-    let mut known = if listing.verbose {
-        state.sessions.census().await
+    let (mut known, acks) = if listing.verbose {
+        (state.sessions.census().await, state.chain.acks().await)
     } else {
-        BTreeMap::new()
+        (BTreeMap::new(), Vec::new())
     };
     let view = state.chain.snapshot();
     let me = state.config.public_key();
@@ -49,6 +49,10 @@ pub(super) async fn list(State(state): State<ApiState>, Query(listing): Query<Li
         if let Some(known) = known.remove(key) {
             shown["known"] = json!(known);
             shown["sessions"] = owned_by(&view.state, key).into();
+            let ack = acks.iter().map(|ack| &ack.body).find(|ack| ack.member == *key);
+            shown["ack"] = json!(ack.map(|ack| json!({
+                "height": ack.height, "software": ack.software, "protocol": ack.protocol,
+            })));
         }
         shown
     });

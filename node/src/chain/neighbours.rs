@@ -39,16 +39,26 @@ pub(super) fn choose(
         let places: Vec<(PublicKey, Position)> = others()
             .filter_map(|(key, location)| Some((*key, position(location)?)))
             .collect();
-        kept.extend(nearest_first(&places, from).into_iter().take(NEAREST).map(|(key, _)| key));
+        kept.extend(
+            nearest_first(&places, from)
+                .into_iter()
+                .take(NEAREST)
+                .map(|(key, _)| key),
+        );
     }
     // Keys are random, so they lie evenly on the ring of the numbers that they begin with.
     let ring: BTreeSet<(u64, PublicKey)> = others().map(|(key, _)| (place(key), *key)).collect();
     let own = place(&me);
-    let fingers = FINGERS.iter().map(|part| own.wrapping_add(1 << (u64::BITS - part)));
+    let fingers = FINGERS
+        .iter()
+        .map(|part| own.wrapping_add(1 << (u64::BITS - part)));
     let starts = fingers.map(|from| Bound::Included((from, PublicKey([0; 32]))));
     for start in std::iter::once(Bound::Excluded((own, me))).chain(starts) {
         // Beyond the greatest number the ring begins again.
-        let found = ring.range((start, Bound::Unbounded)).next().or_else(|| ring.iter().next());
+        let found = ring
+            .range((start, Bound::Unbounded))
+            .next()
+            .or_else(|| ring.iter().next());
         kept.extend(found.map(|(_, key)| *key));
     }
     kept.remove(&me);
@@ -107,7 +117,11 @@ mod tests {
     }
 
     /// How many members `from` reaches over links among `up`.
-    fn reach(links: &BTreeMap<PublicKey, BTreeSet<PublicKey>>, up: &BTreeSet<PublicKey>, from: PublicKey) -> usize {
+    fn reach(
+        links: &BTreeMap<PublicKey, BTreeSet<PublicKey>>,
+        up: &BTreeSet<PublicKey>,
+        from: PublicKey,
+    ) -> usize {
         let (mut seen, mut next) = (BTreeSet::from([from]), vec![from]);
         while let Some(at) = next.pop() {
             for other in links[&at].iter().filter(|other| up.contains(other)) {
@@ -139,7 +153,10 @@ mod tests {
                 .collect();
             degrees.sort_unstable();
             let (median, most) = (degrees[degrees.len() / 2], degrees[degrees.len() - 1]);
-            assert!((9..=16).contains(&median) && most <= 40, "{count}: {median} {most}");
+            assert!(
+                (9..=16).contains(&median) && most <= 40,
+                "{count}: {median} {most}"
+            );
             let own = choose(key(5), key(0), &members);
             for near in [key(0), key(3), key(4), key(6), key(7)] {
                 assert!(own.contains(&near), "{count}");

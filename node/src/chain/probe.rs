@@ -105,7 +105,10 @@ struct Window {
 
 impl Window {
     fn take(&mut self, now: Instant) -> bool {
-        if self.since.is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1)) {
+        if self
+            .since
+            .is_none_or(|since| now.duration_since(since) >= Duration::from_secs(1))
+        {
             *self = Window {
                 since: Some(now),
                 count: 0,
@@ -178,7 +181,14 @@ pub(super) fn on_gossip(shared: &Arc<Shared>, data: &[u8]) -> Verdict {
     }
     let view = shared.snapshot();
     let members = view.state.members();
-    if !members.contains(&probe.origin) || !shared.probes.seen.lock().unwrap_or_else(PoisonError::into_inner).take(arrived) {
+    if !members.contains(&probe.origin)
+        || !shared
+            .probes
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(arrived)
+    {
         return Verdict::Ignore;
     }
     let pause = spread(members.len().saturating_sub(1)).mul_f64(fraction());
@@ -206,8 +216,15 @@ pub(super) fn on_answer(shared: &Shared, from: PublicKey, id: [u8; 16], held_us:
     let now = Instant::now();
     let peer = peer_of_key(&from.0);
     let peers = shared.net.watch_peers();
-    let way = peers.borrow().get(&peer).and_then(|peer| peer.rtt).unwrap_or_default() / 2;
-    shared.probes.arrived(from, id, now, Duration::from_micros(held_us) + way, unix_us);
+    let way = peers
+        .borrow()
+        .get(&peer)
+        .and_then(|peer| peer.rtt)
+        .unwrap_or_default()
+        / 2;
+    shared
+        .probes
+        .arrived(from, id, now, Duration::from_micros(held_us) + way, unix_us);
 }
 
 impl Probes {

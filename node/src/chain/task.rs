@@ -389,7 +389,10 @@ impl Runner {
                     None
                 }
             };
-            let (peer, addresses) = (peer_of_key(&key.0), member.addresses.iter().filter_map(parse).collect());
+            let (peer, addresses) = (
+                peer_of_key(&key.0),
+                member.addresses.iter().filter_map(parse).collect(),
+            );
             if keep {
                 self.shared.net.set_addresses(peer, addresses);
             } else {

@@ -94,8 +94,20 @@ async fn probe_tells_when_it_reached_each_member() {
         }
         assert!(tokio::time::Instant::now() < end, "{report:?}");
     };
-    assert_eq!(report.arrivals.iter().map(|arrival| arrival.node).collect::<std::collections::BTreeSet<_>>(), others);
-    assert!(report.arrivals.iter().all(|arrival| arrival.unix_us >= report.sent_unix_us));
+    assert_eq!(
+        report
+            .arrivals
+            .iter()
+            .map(|arrival| arrival.node)
+            .collect::<std::collections::BTreeSet<_>>(),
+        others
+    );
+    assert!(
+        report
+            .arrivals
+            .iter()
+            .all(|arrival| arrival.unix_us >= report.sent_unix_us)
+    );
     assert_eq!(report.reached(0.9), Some(report.arrivals[1].after));
 
     // Who is no member draws no answers, though all of its peers hear it.
@@ -103,7 +115,10 @@ async fn probe_tells_when_it_reached_each_member() {
     stranger.reaches(a.chain.snapshot().height).await;
     let report = stranger.chain.probe(500).await.unwrap();
     assert_eq!((report.members, report.arrivals.len()), (4, 0));
-    assert_eq!(stranger.chain.probe(10).await, Err(crate::chain::ProbeError::Length));
+    assert_eq!(
+        stranger.chain.probe(10).await,
+        Err(crate::chain::ProbeError::Length)
+    );
     stranger.stop().await;
     for node in nodes {
         node.stop().await;

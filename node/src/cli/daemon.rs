@@ -52,6 +52,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
         helper_ended,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.node.threads)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

@@ -103,7 +103,11 @@ async fn flood(ping: Ping) -> anyhow::Result<()> {
         lines(&[
             (
                 "reached",
-                format!("{} of {} members", text(&report, "reached"), text(&report, "members")),
+                format!(
+                    "{} of {} members",
+                    text(&report, "reached"),
+                    text(&report, "members")
+                ),
             ),
             ("half", time("p50_ms")),
             ("90 %", time("p90_ms")),

@@ -114,7 +114,12 @@ mod tests {
         }
         let read = |path: &Path| fs::read_to_string(path).unwrap();
         let (now, older) = (read(&path), read(&path.with_extension("log.1")));
-        assert!(now.len() <= 105 && older.len() <= 105, "{} {}", now.len(), older.len());
+        assert!(
+            now.len() <= 105 && older.len() <= 105,
+            "{} {}",
+            now.len(),
+            older.len()
+        );
         let all: Vec<String> = (older + &now).lines().map(str::to_owned).collect();
         let newest: Vec<String> = (0..50).map(|n| format!("2 {n:02}")).collect();
         assert!(newest.ends_with(&all), "{all:?}");

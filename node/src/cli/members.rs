@@ -13,7 +13,7 @@ const DIGITS: usize = 8;
 
 #[derive(Debug, Args)]
 pub(super) struct Members {
-    /// Also what each says of itself, and since when it is dark; those that are connected are asked
+    /// Also what each says of itself, and since when it is dark; all of them are asked
     #[arg(long, short)]
     verbose: bool,
     #[command(flatten)]
@@ -78,6 +78,7 @@ fn verbose(members: &[Value]) -> String {
         "CPU",
         "DISK",
         "SESSIONS",
+        "ACK",
         "DARK SINCE",
     ]);
     for member in members {
@@ -89,7 +90,10 @@ fn verbose(members: &[Value]) -> String {
         table.row([
             short(member, "node", DIGITS),
             text(member, "label"),
-            text(member, "known.status.software"),
+            match text(member, "known.status.software").as_str() {
+                "-" => text(member, "ack.software"),
+                software => software.to_owned(),
+            },
             text(member, "known.status.height"),
             text(member, "known.lag"),
             clock.map_or_else(|| "-".to_owned(), |ms| format!("{:+.1} s", ms / 1000.0)),
@@ -98,6 +102,7 @@ fn verbose(members: &[Value]) -> String {
             cores(member, "known.status.cpu_free_milli"),
             bytes(member, "known.status.disk_free"),
             state,
+            text(member, "ack.height"),
             time(&member["known"], "dark_since_unix_ms"),
         ]);
     }
@@ -113,11 +118,11 @@ mod tests {
     #[test]
     fn what_is_not_known_is_a_dash() {
         let members = json!([
-            { "node": "0123456789", "label": "host1", "sessions": 2, "known": {
+            { "node": "0123456789", "label": "host1", "sessions": 2, "ack": null, "known": {
                 "lag": 0, "clock_offset_ms": -52_000, "dark_since_unix_ms": null,
                 "status": { "software": "0.1.0", "height": 7, "methods": ["live", "image"], "memory_free": 1024,
                             "cpu_free_milli": 1500, "disk_free": 2048, "drained": true } } },
-            { "node": "aabbccddee", "label": "host2", "sessions": 0, "known": {
+            { "node": "aabbccddee", "label": "host2", "sessions": 0, "ack": { "height": 5, "software": "0.0.9" }, "known": {
                 "lag": null, "clock_offset_ms": null, "dark_since_unix_ms": 1_700_000_000_000u64, "status": null } },
         ]);
         let shown = verbose(items(&members));
@@ -132,8 +137,11 @@ mod tests {
         };
         assert_eq!(
             row(1),
-            "01234567 host1 0.1.0 7 0 -52.0 s live image 1.0 KiB 1.5 cores 2.0 KiB 2 (drained) -"
+            "01234567 host1 0.1.0 7 0 -52.0 s live image 1.0 KiB 1.5 cores 2.0 KiB 2 (drained) - -"
         );
-        assert_eq!(row(2), "aabbccdd host2 - - - - - - - - 0 2023-11-14T22:13:20Z");
+        assert_eq!(
+            row(2),
+            "aabbccdd host2 0.0.9 - - - - - - - 0 5 2023-11-14T22:13:20Z"
+        );
     }
 }

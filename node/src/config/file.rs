@@ -65,7 +65,12 @@ pub(super) struct NodeTable {
     pub(super) location: Option<Coordinates>,
     /// Coverage in metres, 1 to 100,000. Default [`DEFAULT_RADIUS_M`].
     pub(super) radius: Option<f64>,
+    /// Threads that do the node's work, 1 to 64. Default: one per core, [`MOST_THREADS`] at most.
+    pub(super) threads: Option<usize>,
 }
+
+/// More threads than this only wake each other up: what takes long has threads of its own.
+pub(super) const MOST_THREADS: usize = 4;
 
 /// Metres of coverage of a roadside unit that says nothing else; the order of an 802.11p radio's reach.
 pub(super) const DEFAULT_RADIUS_M: f64 = 300.0;

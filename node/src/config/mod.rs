@@ -108,6 +108,8 @@ pub struct NodeConfig {
     pub location: Coordinates,
     /// Coverage in metres, 1 to 100,000.
     pub radius_m: u32,
+    /// Threads that do the node's work, at least 1.
+    pub threads: usize,
 }
 
 /// `[net]`: the libp2p side.

@@ -14,8 +14,8 @@ use libp2p::multiaddr::Protocol;
 
 use super::error::ConfigError;
 use super::file::{
-    DEFAULT_RADIUS_M, EngineTable, File, GatewayTable, MetricsTable, MigrationTable, NetTable, NodeTable,
-    ResourcesTable,
+    DEFAULT_RADIUS_M, EngineTable, File, GatewayTable, MOST_THREADS, MetricsTable, MigrationTable, NetTable,
+    NodeTable, ResourcesTable,
 };
 use super::keyfile;
 use super::network::{NetworkError, NetworkFile};
@@ -30,6 +30,8 @@ use super::{
 const MAX_DISTANCE_M: f64 = 100_000.0;
 /// Resources that Algorithm 2 counts: memory, CPU, GPU.
 const MAX_TOLERANCE: u8 = 3;
+/// Threads; no machine at a roadside has more cores.
+const MAX_THREADS: usize = 64;
 /// Bytes per second; below it no migration would end.
 const MIN_RATE: u64 = 64 << 10;
 /// Moves at once; a node has far fewer cores and one link.
@@ -115,10 +117,18 @@ fn node(source: &Source<'_>, table: NodeTable, default_label: String) -> Result<
     })?;
     let radius_m = radius_m(table.radius.unwrap_or(DEFAULT_RADIUS_M))
         .map_err(|message| source.value("node.radius", message))?;
+    let threads = match table.threads {
+        Some(threads @ 1..=MAX_THREADS) => threads,
+        Some(_) => return Err(source.value("node.threads", format!("must be 1 to {MAX_THREADS}"))),
+        None => {
+            std::thread::available_parallelism().map_or(MOST_THREADS, |cores| cores.get().min(MOST_THREADS))
+        }
+    };
     Ok(NodeConfig {
         label,
         location,
         radius_m,
+        threads,
     })
 }
 

@@ -29,6 +29,8 @@ pub fn default_toml(set: &Overrides) -> String {
     out.set_or("location", set.location.map(Text), Text(example));
     out.prose("Coverage in metres.");
     out.set_or("radius", set.radius.map(Float), Float(300.0));
+    out.prose("Threads that do the node's work. Default: one per core, at most 4.");
+    out.default("threads", 4);
 
     out.table("net");
     out.prose("libp2p addresses to listen on.");

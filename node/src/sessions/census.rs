@@ -21,7 +21,7 @@ const FRESH: Duration = Duration::from_secs(5);
 /// How long a member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Members asked at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// The longest text of an answer, in bytes, and the most methods.
 const MAX_TEXT: usize = 32;
 
@@ -61,7 +61,7 @@ pub(crate) struct Known {
     pub(crate) clock_offset_ms: Option<i64>,
     /// How many blocks it is behind this node.
     pub(crate) lag: Option<u64>,
-    /// Since when it is not connected to this node, by this machine's clock; none while it is.
+    /// Since when it was not here, by this machine's clock; none while it is connected or has just answered.
     pub(crate) dark_since_unix_ms: Option<u64>,
 }
 
@@ -129,7 +129,7 @@ impl Census {
         answer.is_some_and(|answer| answer.at.elapsed() < FRESH)
     }
 
-    fn known(&self, member: &PublicKey, connected: bool, height: u64) -> Known {
+    fn known(&self, member: &PublicKey, here: bool, height: u64) -> Known {
         let seen = self.seen();
         let known = seen.get(member);
         let answer = known.and_then(|seen| seen.answer.clone());
@@ -140,7 +140,7 @@ impl Census {
             lag: answer
                 .as_ref()
                 .map(|answer| height.saturating_sub(answer.status.height)),
-            dark_since_unix_ms: (!connected).then(|| {
+            dark_since_unix_ms: (!here).then(|| {
                 known
                     .and_then(|seen| seen.dark_since_unix_ms)
                     .unwrap_or(self.started_unix_ms)
@@ -175,17 +175,18 @@ impl SessionsHandle {
         }
     }
 
-    /// What is known of every member, this node among them. Those that are connected are asked anew, at most every
-    /// five seconds; one that does not answer within two is shown as it was known before.
+    /// What is known of every member, this node among them. All are asked anew, at most every five seconds; one that does
+    /// not answer within two is shown as it was known before.
     pub(crate) async fn census(&self) -> BTreeMap<PublicKey, Known> {
         let parts = self.parts();
         let view = parts.chain.snapshot();
         let members: Vec<PublicKey> = view.state.members().iter().map(|(key, _)| *key).collect();
         let connected = |key: &PublicKey| *key == parts.me || parts.net.is_connected(&peer_of_key(&key.0));
+        // Also those that are not connected: in a larger network a node keeps a few neighbours only, and dials the others.
         let stale: Vec<PublicKey> = members
             .iter()
             .copied()
-            .filter(|key| *key != parts.me && connected(key) && !parts.census.is_fresh(key))
+            .filter(|key| *key != parts.me && !parts.census.is_fresh(key))
             .collect();
         futures::stream::iter(stale)
             .for_each_concurrent(AT_ONCE, |member| async move {
@@ -206,7 +207,10 @@ impl SessionsHandle {
             .retain(|key, _| view.state.members().contains(key));
         members
             .iter()
-            .map(|key| (*key, parts.census.known(key, connected(key), view.height)))
+            .map(|key| {
+                let here = connected(key) || parts.census.is_fresh(key);
+                (*key, parts.census.known(key, here, view.height))
+            })
             .collect()
     }
 }

@@ -85,7 +85,7 @@ fn a_transaction_is_waited_for_until_nine_tenths_hold_it_or_the_time_is_over() {
     // What is sealed nowhere is waited for too.
     let ran = wait(&"00".repeat(32), &["--timeout", "200ms"]);
     assert_eq!(ran.status, 1);
-    assert!(ran.stderr.contains("no transaction"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no sealed transaction"), "{}", ran.stderr);
     assert_eq!(run(&["chain", "tx", &dark, "--timeout", "1s"]).status, 2);
 
     // The authority's own clock is the measure, and there is nothing to mend.

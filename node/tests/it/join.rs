@@ -55,6 +55,10 @@ pub(crate) fn machine() -> Site {
 
 /// Waits for what nobody gives notice of.
 #[track_caller]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "other processes are looked at from outside; no task runs here"
+)]
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     // A guard against waiting for ever; nothing is measured by it.
     for _ in 0..600 {
@@ -64,6 +68,14 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(100));
     }
     panic!("never: {what}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the moment at which a process is killed; no task runs here"
+)]
+fn pause_for(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
 }
 
 /// What a join found of `what`, and whether it was well.
@@ -227,7 +239,7 @@ fn a_killed_join_is_finished_by_the_next() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
+        pause_for(pause);
         // One that is done already is waited for.
         let _ = child.kill();
         child.wait().unwrap();
@@ -332,7 +344,7 @@ fn what_stands_in_the_way_is_named_with_its_cure() {
     ])
     .failed(&["belongs to another network, road (", "take a new data directory"]);
 
-    blosm(["join", &invite, "--data-dir", text(&site.dir())]).failed(&["give --location LAT,LON"]);
+    blosm(["join", &invite, "--data-dir", text(&site.dir()), "--json"]).failed(&["give --location LAT,LON"]);
 
     for (address, table) in site.addresses().into_iter().zip(["[net]", "[gateway]", "[api]"]) {
         let taken = TcpListener::bind(address).unwrap();

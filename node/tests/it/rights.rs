@@ -6,6 +6,7 @@ use blosm_migrate::helper::Helper;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use crate::road::until;
 use crate::site::{Site, children, empty_engine};
 
 /// CAP_NET_BIND_SERVICE.
@@ -35,19 +36,24 @@ fn a_node_has_no_rights_and_root_gives_it_a_helper() {
     let meta = socket.metadata().unwrap();
     assert_eq!((meta.permissions().mode() & 0o777, meta.uid()), (0o600, 0));
     assert!(hello(&site));
-    // Its end is not the node's.
-    let helper = children(raw(pid))[0];
+    // Its end is not the node's, and another one takes its place.
+    let keeper = children(raw(pid))[0];
+    let helper = children(raw(keeper))[0];
     kill_process(helper, Signal::KILL).unwrap();
     wait_for_end(helper);
     site.serves();
-    assert!(!hello(&site));
+    until("another helper answers", || hello(&site));
+    let helper = children(raw(keeper))[0];
+    let ended = pidfd_open(helper, PidfdFlags::empty()).unwrap();
     node.stop();
+    wait_readable(&ended);
+    assert!(!hello(&site));
 
     // What it left is in nobody's way; and a node that is killed takes its helper along.
     let node = site.start();
     assert!(hello(&site));
     let pid = node.pid();
-    let helper = children(raw(pid))[0];
+    let helper = children(raw(children(raw(pid))[0]))[0];
     let ended = pidfd_open(helper, PidfdFlags::empty()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
     wait_readable(&ended);

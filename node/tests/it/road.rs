@@ -34,13 +34,21 @@ stateless = true
 resources = { memory = "32MiB", cpu = 0.1 }
 "#;
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "other processes are looked at from outside; no task runs here"
+)]
+fn pause() {
+    std::thread::sleep(LOOK);
+}
+
 /// Waits for `what`.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
         assert!(begin.elapsed() < GUARD, "still waiting: {what}");
-        std::thread::sleep(LOOK);
+        pause();
     }
 }
 
@@ -183,6 +191,17 @@ impl Road {
     pub(crate) fn run(&self, index: usize, words: &[&str]) -> Ran {
         let dir = self.dir(index);
         blosm(words.iter().copied().chain(["--data-dir", text(&dir)]))
+    }
+
+    /// The report of a move to that node which its owner is told to make, and which must come to an end.
+    #[track_caller]
+    pub(crate) fn migrate(&self, owner: usize, session: &str, to: usize, more: &[&str]) -> Value {
+        let to = label(to);
+        let words = ["migrate", session, "--to", &to, "--json"];
+        let ran = self.run(owner, &[&words, more].concat());
+        // What it tells meanwhile stands on stderr.
+        assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
+        ran.json()
     }
 
     /// The sessions that a node owns, as it says itself.
@@ -350,7 +369,7 @@ fn drive(shared: &Shared, token: &str, gateways: &[SocketAddr]) {
             Err(error) => seen.failed.push((number, error.to_string())),
         }
         drop(seen);
-        std::thread::sleep(LOOK);
+        pause();
     }
 }
 

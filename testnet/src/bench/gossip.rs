@@ -96,7 +96,11 @@ pub async fn run(options: Gossip) -> Result<()> {
     let began = Instant::now();
     let mut testnet = Testnet::up(&spec, &|line| teller.say(line)).await?;
     let up = began.elapsed();
-    teller.say(&format!("up after {:.1} s; settling for {} s", up.as_secs_f64(), options.settle));
+    teller.say(&format!(
+        "up after {:.1} s; settling for {} s",
+        up.as_secs_f64(),
+        options.settle
+    ));
     sleep(Duration::from_secs(options.settle)).await;
     let bench = Measuring {
         options: &options,
@@ -217,7 +221,9 @@ impl Measuring<'_> {
         }
         let lasted = began.elapsed().as_secs_f64();
         let all = Counted::of(testnet).await?.since(&before);
-        let own = all.minus(&idle.per_second.times(lasted)).over(confirmed.len() as f64);
+        let own = all
+            .minus(&idle.per_second.times(lasted))
+            .over(confirmed.len() as f64);
         self.teller.say(&format!(
             "{} blocks were confirmed after {:.1} ms at the median, {:.0} messages each",
             confirmed.len(),
@@ -260,7 +266,9 @@ async fn flood(testnet: &Testnet, origin: usize) -> Result<f64> {
         .client(origin)?
         .post("/v1/net/probe", &json!({ "bytes": PROBE_BYTES }))
         .await?;
-    let sent = report["sent_unix_us"].as_u64().context("a probe has a beginning")?;
+    let sent = report["sent_unix_us"]
+        .as_u64()
+        .context("a probe has a beginning")?;
     let members = report["members"].as_u64().context("a probe counts the members")?;
     let mut times: Vec<f64> = report["arrivals"]
         .as_array()
@@ -273,7 +281,10 @@ async fn flood(testnet: &Testnet, origin: usize) -> Result<f64> {
     let needed = (members as f64 * SHARE).ceil() as usize;
     let last = needed.saturating_sub(2);
     times.get(last).copied().with_context(|| {
-        format!("a probe of node {origin} reached {} of {members} members", times.len() + 1)
+        format!(
+            "a probe of node {origin} reached {} of {members} members",
+            times.len() + 1
+        )
     })
 }
 
@@ -304,7 +315,10 @@ async fn confirm(testnet: &Testnet, member: &HostState) -> Result<(f64, f64)> {
             return Ok((seal, ms()));
         }
         if began.elapsed() > CONFIRM {
-            bail!("block {} was confirmed by {confirmations} of {members} only after {CONFIRM:?}", sealed["height"]);
+            bail!(
+                "block {} was confirmed by {confirmations} of {members} only after {CONFIRM:?}",
+                sealed["height"]
+            );
         }
         sleep(Duration::from_millis(1)).await;
     }
@@ -316,7 +330,10 @@ async fn confirm(testnet: &Testnet, member: &HostState) -> Result<(f64, f64)> {
 /// It is memory: syncing costs nothing there, which is not what is measured.
 fn store(dir: &Path) -> Result<String> {
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    let kind = rustix::fs::statfs(there).with_context(|| format!("{}", there.display()))?.f_type as u64 & 0xffff_ffff;
+    let kind = rustix::fs::statfs(there)
+        .with_context(|| format!("{}", there.display()))?
+        .f_type as u64
+        & 0xffff_ffff;
     let name = match kind {
         0x0102_1994 | 0x8584_58f6 => bail!(
             "{} is in memory, where syncing costs nothing: name a folder on a disk with --dir",
@@ -335,7 +352,11 @@ fn bars(document: &Value) -> Vec<Value> {
     let mib = figure(document, "rss_bytes_p50") / 1024.0 / 1024.0;
     let mut bars = vec![
         bar("ratio", figure(document, "ratio"), RATIO),
-        bar("messages_per_block", figure(document, "messages_per_block"), MESSAGES),
+        bar(
+            "messages_per_block",
+            figure(document, "messages_per_block"),
+            MESSAGES,
+        ),
         bar("idle_cpu_cores", figure(document, "idle_cpu_cores"), IDLE_CORES),
         bar("rss_mib_p50", mib, MEMORY_MIB),
         bar("up_s", figure(document, "up_s"), READY_SECONDS),
@@ -399,7 +420,10 @@ mod tests {
             bars(document).iter().map(|bar| bar["holds"] == true).collect()
         };
         assert_eq!(holds(&document), [true, false, true, true, false]);
-        add(&mut document, json!({ "up_s": 59, "churn": { "held_to_be_bad": 1 } }));
+        add(
+            &mut document,
+            json!({ "up_s": 59, "churn": { "held_to_be_bad": 1 } }),
+        );
         assert_eq!(holds(&document), [true, false, true, true, true, false]);
     }
 

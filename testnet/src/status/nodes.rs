@@ -82,14 +82,22 @@ pub struct Summary {
 /// All nodes, as they are now. Takes about two seconds.
 pub async fn nodes(testnet: &Testnet) -> Vec<NodeStatus> {
     let hosts = &testnet.state().hosts;
-    let used = || hosts.iter().map(|host| host.node.and_then(cpu_seconds)).collect::<Vec<_>>();
+    let used = || {
+        hosts
+            .iter()
+            .map(|host| host.node.and_then(cpu_seconds))
+            .collect::<Vec<_>>()
+    };
     let before = used();
     tokio::time::sleep(WINDOW).await;
     let cores = before.into_iter().zip(used()).map(|(before, after)| {
         let used = after? - before?;
         Some(used.max(0.0) / WINDOW.as_secs_f64())
     });
-    let asked = hosts.iter().zip(cores).map(|(host, cores)| node(testnet, host, cores));
+    let asked = hosts
+        .iter()
+        .zip(cores)
+        .map(|(host, cores)| node(testnet, host, cores));
     stream::iter(asked).buffered(ASKED).collect().await
 }
 
@@ -172,8 +180,13 @@ pub(super) fn table(nodes: &[NodeStatus]) -> String {
             (false, true) => "starting",
             (false, false) => "down",
         };
-        let memory = node.rss_bytes.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1024.0 / 1024.0));
-        let cores = node.cpu_cores.map_or_else(|| "-".to_owned(), |cores| format!("{cores:.3}"));
+        let memory = node.rss_bytes.map_or_else(
+            || "-".to_owned(),
+            |bytes| format!("{:.1}", bytes as f64 / 1024.0 / 1024.0),
+        );
+        let cores = node
+            .cpu_cores
+            .map_or_else(|| "-".to_owned(), |cores| format!("{cores:.3}"));
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
@@ -241,7 +254,11 @@ mod tests {
 
     #[test]
     fn summary_sees_another_head_and_a_node_that_is_down() {
-        let mut nodes = vec![node(1, Some("a"), Some(10)), node(2, Some("a"), Some(30)), node(3, Some("a"), Some(20))];
+        let mut nodes = vec![
+            node(1, Some("a"), Some(10)),
+            node(2, Some("a"), Some(30)),
+            node(3, Some("a"), Some(20)),
+        ];
         let summary = Summary::of(&nodes);
         assert!(summary.heads_equal);
         assert_eq!((summary.peers, summary.ready, summary.height), (3, 3, 3));

@@ -204,7 +204,10 @@ impl Testnet {
                     if others.is_empty() {
                         return Ok(first.height);
                     }
-                    format!("{first:?} at the first, and at {} others: {others:?}", others.len())
+                    format!(
+                        "{first:?} at the first, and at {} others: {others:?}",
+                        others.len()
+                    )
                 }
                 Err(error) => format!("{error:#}"),
             };

@@ -39,12 +39,17 @@ impl Scenario {
     pub(crate) async fn begin(&self, from: usize, to: usize) -> String {
         let client = self.testnet.client(from).unwrap();
         let body = json!({"session": self.session, "to": format!("host{to}")});
-        let id = RefCell::new(None);
+        let (id, no) = (RefCell::new(None), RefCell::new(String::new()));
         eventually("the order is taken", || async {
             match client.post("/v1/migrations", &body).await {
                 Ok(answer) => drop(id.replace(answer["id"].as_str().map(str::to_owned))),
                 // It does something else with the session still.
-                Err(error) if format!("{error:#}").contains("status 409") => {}
+                Err(error) if format!("{error:#}").contains("status 409") => {
+                    let why = format!("host{from}: {error:#}");
+                    if no.replace(why.clone()) != why {
+                        eprintln!("{why}");
+                    }
+                }
                 Err(error) => panic!(
                     "host{from} does not move the session: {error:#}\n{}",
                     self.story()

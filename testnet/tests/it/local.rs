@@ -22,7 +22,10 @@ fn run(arguments: &[&str], dir: &Path) -> Output {
 /// What a command prints; it has to succeed.
 fn done(arguments: &[&str], dir: &Path) -> String {
     let output = run(arguments, dir);
-    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{arguments:?}: {error}\n{out}");
     out.into_owned()
 }
@@ -45,19 +48,42 @@ fn processes_come_up_with_one_head_and_nothing_is_left_of_them() {
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     let dir = parent.path().join("net");
     let _down = Down(&dir);
-    done(&["up", "--peers", "5", "--runtime", "sim", "--high-share", "0.4", "--detach"], &dir);
+    done(
+        &[
+            "up",
+            "--peers",
+            "5",
+            "--runtime",
+            "sim",
+            "--high-share",
+            "0.4",
+            "--detach",
+        ],
+        &dir,
+    );
     let seen = status(&dir);
     for (field, value) in [("peers", 5), ("ready", 5), ("height", 5)] {
         assert_eq!(seen[field], value, "{field}: {seen:#}");
     }
     assert_eq!(seen["heads_equal"], true, "{seen:#}");
-    assert!(seen["rss_bytes_max"].as_u64() >= seen["rss_bytes_p50"].as_u64(), "{seen:#}");
+    assert!(
+        seen["rss_bytes_max"].as_u64() >= seen["rss_bytes_p50"].as_u64(),
+        "{seen:#}"
+    );
     assert!(seen["rss_bytes_p50"].as_u64().unwrap() > 1_000_000, "{seen:#}");
-    assert!(seen["cpu_cores"].is_number() && seen["hosts"].is_null(), "{seen:#}");
+    assert!(
+        seen["cpu_cores"].is_number() && seen["hosts"].is_null(),
+        "{seen:#}"
+    );
     let nodes = seen["nodes"].as_array().unwrap();
     let high = nodes.iter().filter(|node| node["class"] == "high").count();
     assert_eq!((nodes.len(), high), (5, 2));
-    assert!(nodes.iter().all(|node| node["connected"] == 4 && node["members"] == 5), "{seen:#}");
+    assert!(
+        nodes
+            .iter()
+            .all(|node| node["connected"] == 4 && node["members"] == 5),
+        "{seen:#}"
+    );
 
     // A second one in its place would take the first one's files for its own.
     let second = run(&["up", "--peers", "2", "--runtime", "sim", "--detach"], &dir);
@@ -70,7 +96,11 @@ fn processes_come_up_with_one_head_and_nothing_is_left_of_them() {
 
     done(&["kill", "node3"], &dir);
     let seen = status(&dir);
-    assert_eq!((&seen["ready"], &seen["heads_equal"]), (&4.into(), &false.into()), "{seen:#}");
+    assert_eq!(
+        (&seen["ready"], &seen["heads_equal"]),
+        (&4.into(), &false.into()),
+        "{seen:#}"
+    );
     done(&["restart", "node3"], &dir);
     assert_eq!(status(&dir)["ready"], 5);
     let cut = run(&["cut", "2"], &dir);
@@ -91,8 +121,13 @@ fn ctrl_c_leaves_nothing() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("Ctrl-C")), "it ended before it was up");
+    let mut lines = BufReader::new(up.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        lines.any(|line| line.contains("Ctrl-C")),
+        "it ended before it was up"
+    );
     let id = status(&dir)["id"].as_str().unwrap().to_owned();
     kill_process(Pid::from_raw(up.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
     assert_eq!(up.wait().unwrap().code(), Some(130));
@@ -103,7 +138,18 @@ fn ctrl_c_leaves_nothing() {
 fn start_that_fails_says_why_and_leaves_nothing() {
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     let dir = parent.path().join("net");
-    let more_than_a_node_takes = ["up", "--peers", "2", "--runtime", "sim", "--high", "none,2", "--high-share", "1", "--detach"];
+    let more_than_a_node_takes = [
+        "up",
+        "--peers",
+        "2",
+        "--runtime",
+        "sim",
+        "--high",
+        "none,2",
+        "--high-share",
+        "1",
+        "--detach",
+    ];
     let output = run(&more_than_a_node_takes, &dir);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -339,7 +339,7 @@ async fn a_status_is_believed_only_from_the_authority_and_only_as_far_as_the_own
     assert_eq!(after.confirmed_height, view.height, "never above the own head");
     assert_eq!((after.height, after.hash), (view.height, view.hash));
     // Of how many members there are it believes itself alone.
-    assert_eq!(b.chain.confirmations(view.height).await, Some(of(2, 2)));
+    assert_eq!(b.chain.confirmations(view.height).await, Some(of(3, 3)));
     puppet.net.shutdown().await;
     drop(a);
     b.stop().await;

@@ -17,12 +17,21 @@ const AFTER: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// A node does not start.
-pub(super) async fn run(testnet: &mut Testnet, spec: &Spec, lasting: Duration, rate: u64, teller: &Teller) -> Result<Value> {
+pub(super) async fn run(
+    testnet: &mut Testnet,
+    spec: &Spec,
+    lasting: Duration,
+    rate: u64,
+    teller: &Teller,
+) -> Result<Value> {
     let step = Duration::from_secs(60) / u32::try_from(rate)?;
     let (began, mut away, mut joins, mut leaves) = (Instant::now(), Vec::new(), 0_u32, 0_u32);
     while began.elapsed() + step <= lasting {
         let next = began + step * (leaves + 1);
-        let here: Vec<usize> = running(testnet).into_iter().filter(|number| *number != 1).collect();
+        let here: Vec<usize> = running(testnet)
+            .into_iter()
+            .filter(|number| *number != 1)
+            .collect();
         let leaver = here[(leaves as usize * 31 + 7) % here.len()];
         testnet.stop_node(leaver)?;
         away.push(leaver);
@@ -36,20 +45,28 @@ pub(super) async fn run(testnet: &mut Testnet, spec: &Spec, lasting: Duration, r
         }
         joins += 1;
         if leaves % 5 == 0 {
-            teller.say(&format!("churn: {leaves} left, {joins} joined, {} run", running(testnet).len()));
+            teller.say(&format!(
+                "churn: {leaves} left, {joins} joined, {} run",
+                running(testnet).len()
+            ));
         }
         sleep_until(next).await;
     }
     sleep(AFTER).await;
     let verdict = verdict(testnet).await?;
     teller.say(&format!("churn: {leaves} left, {joins} joined; {verdict}"));
-    let mut report = json!({ "minutes": began.elapsed().as_secs_f64() / 60.0, "left": leaves, "joined": joins });
+    let mut report =
+        json!({ "minutes": began.elapsed().as_secs_f64() / 60.0, "left": leaves, "joined": joins });
     super::add(&mut report, verdict);
     Ok(report)
 }
 
 fn running(testnet: &Testnet) -> Vec<usize> {
-    let alive = testnet.state().hosts.iter().filter(|host| host.node.is_some_and(|node| node.alive()));
+    let alive = testnet
+        .state()
+        .hosts
+        .iter()
+        .filter(|host| host.node.is_some_and(|node| node.alive()));
     alive.map(|host| host.number).collect()
 }
 
@@ -59,13 +76,21 @@ async fn verdict(testnet: &Testnet) -> Result<Value> {
     for number in running(testnet) {
         let client = testnet.client(number)?;
         let peers = client.get("/v1/peers").await?;
-        for score in peers.as_array().into_iter().flatten().filter_map(|peer| peer["score"].as_f64()) {
+        for score in peers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|peer| peer["score"].as_f64())
+        {
             scored += 1;
             lowest = lowest.min(score);
             bad += usize::from(score < 0.0);
         }
         let page = client.metrics().await?;
-        let refusals = ["blosm_net_events_total{event=\"peers_kept_out\"} ", "blosm_net_events_total{event=\"peers_refused\"} "];
+        let refusals = [
+            "blosm_net_events_total{event=\"peers_kept_out\"} ",
+            "blosm_net_events_total{event=\"peers_refused\"} ",
+        ];
         for line in page.lines() {
             let count = refusals.iter().find_map(|name| line.strip_prefix(name));
             kept_out += count.and_then(|count| count.parse::<f64>().ok()).unwrap_or(0.0);

@@ -50,7 +50,9 @@ impl Counted {
                 // {hash="/blosm/<net8>/<topic>/1"}
                 let topic = labels.split('/').nth(3).unwrap_or("other");
                 *self.gossip_by_topic.entry(topic.to_owned()).or_default() += value()?;
-            } else if name.starts_with("libp2p_bandwidth_bytes_total") && name.contains("direction=\"Outbound\"") {
+            } else if name.starts_with("libp2p_bandwidth_bytes_total")
+                && name.contains("direction=\"Outbound\"")
+            {
                 self.bytes_sent += value()?;
             } else if name == "blosm_net_events_total{event=\"requests_sent\"}" {
                 self.requests += value()?;
@@ -126,6 +128,10 @@ libp2p_gossipsub_topic_msg_sent_counts_total{hash="/blosm/0a1b2c3d/tx/1"} 3
         let own = two.minus(&one.times(0.5)).over(3.0);
         assert_eq!((own.gossip_by_topic["block"], own.requests), (50.0, 5.0));
         assert_eq!(one.minus(&two).messages(), 0.0);
-        assert!(Counted::default().read("blosm_net_events_total{event=\"requests_sent\"} x").is_err());
+        assert!(
+            Counted::default()
+                .read("blosm_net_events_total{event=\"requests_sent\"} x")
+                .is_err()
+        );
     }
 }
