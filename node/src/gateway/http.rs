@@ -48,11 +48,14 @@ pub(crate) async fn serve_http(
 
 async fn handle(State(gateway): State<Gateway>, request: Request) -> Response {
     let (begin, unix_ms) = (Instant::now(), unix_ms());
-    let car = car(request.headers());
-    if let (Some(car), Ok(Some(position))) = (&car, position(request.headers())) {
-        gateway.parts.recent.seen(car, position, begin);
+    // What is no position is refused where the request is read.
+    let position = position(request.headers()).ok().flatten();
+    if let Some(position) = position
+        && let Some(car) = car(request.headers())
+    {
+        gateway.parts.recent.seen(&car, position, begin);
     }
-    let response = answer(&gateway, request, begin).await;
+    let response = answer(&gateway, request, position, begin).await;
     gateway.parts.recent.answered(Answered {
         unix_ms,
         took_ms: begin.elapsed().as_secs_f64() * 1000.0,
@@ -67,9 +70,8 @@ fn car(headers: &HeaderMap) -> Option<String> {
     Some(token.session().short(8))
 }
 
-async fn answer(gateway: &Gateway, request: Request, begin: Instant) -> Response {
+async fn answer(gateway: &Gateway, request: Request, position: Option<Position>, begin: Instant) -> Response {
     let by_path = !request.headers().contains_key(SERVICE_HEADER);
-    let position = position(request.headers());
     match read(gateway, request).await {
         Err(denied) => denied.response(),
         Ok(read) => {
@@ -85,7 +87,7 @@ async fn answer(gateway: &Gateway, request: Request, begin: Instant) -> Response
                         &gateway.parts,
                         answer,
                         begin,
-                        position.ok().flatten(),
+                        position,
                         opened.then_some(cookie_path),
                     )
                 }

@@ -50,18 +50,23 @@ fn says_why(site: &Site, why: &str) {
     );
 }
 
-#[test]
-fn a_member_leaves_and_comes_back_by_a_new_invite() {
-    let authority = Authority::start();
-    let invite = authority.invite(&["--uses", "5"]);
-    let site = member(&authority, &invite, "host2");
-    let node = site.start();
+/// Waits until the authority is connected to every member.
+fn connected(authority: &Authority) {
     until("it is connected", || {
         authority
             .members()
             .iter()
             .all(|member| member["connected"] == true)
     });
+}
+
+#[test]
+fn a_member_leaves_and_comes_back_by_a_new_invite() {
+    let authority = Authority::start();
+    let invite = authority.invite(&["--uses", "5"]);
+    let site = member(&authority, &invite, "host2");
+    let node = site.start();
+    connected(&authority);
     let left = site.blosm(&["leave", "--why", "road works"]);
     assert_eq!(left.status, 0, "{}", left.stderr);
     assert!(
@@ -108,12 +113,7 @@ fn an_evicted_node_hears_of_it_before_it_is_cut_off() {
     let invite = authority.invite(&["--uses", "5"]);
     let site = member(&authority, &invite, "host2");
     let node = site.start();
-    until("it is connected", || {
-        authority
-            .members()
-            .iter()
-            .all(|member| member["connected"] == true)
-    });
+    connected(&authority);
 
     let own = authority
         .members()
