@@ -28,7 +28,9 @@ const MAX_GRANTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Grants {
     spool: PathBuf,
-    open: Mutex<HashMap<Attempt, Arc<Grant>>>,
+    /// Each with one of `max_out`: a session leaves as long as its destination may pull. An export that still runs when the
+    /// attempt is over holds its grant, and no place.
+    open: Mutex<HashMap<Attempt, (Arc<Grant>, Permit)>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,8 +53,6 @@ struct Grant {
     stores: Mutex<AttemptStores>,
     /// Held while an export runs, so that a second question does not start another.
     exporting: Arc<tokio::sync::Mutex<Exporting>>,
-    /// One of `max_out`: a session leaves as long as its destination may pull.
-    _place: Permit,
 }
 
 /// What a peer is to be given.
@@ -88,7 +88,7 @@ impl Grants {
         } = leaving;
         let spool = self.spool.join(hex::encode(attempt));
         let mut open = self.lock();
-        if let Some(grant) = open.get(&attempt) {
+        if let Some((grant, _)) = open.get(&attempt) {
             // Another method has to be taken after all.
             *grant.way() = way;
             return true;
@@ -99,33 +99,30 @@ impl Grants {
         let Some(place) = slots.outgoing() else {
             return false;
         };
-        open.insert(
-            attempt,
-            Arc::new(Grant {
-                session,
-                peer,
-                service,
-                running,
-                way: Mutex::new(way),
-                spool,
-                stores: Mutex::default(),
-                exporting: Arc::default(),
-                _place: place,
-            }),
-        );
+        let grant = Grant {
+            session,
+            peer,
+            service,
+            running,
+            way: Mutex::new(way),
+            spool,
+            stores: Mutex::default(),
+            exporting: Arc::default(),
+        };
+        open.insert(attempt, (Arc::new(grant), place));
         true
     }
 
     /// How the container of that attempt is given, while it stands.
     pub(super) fn way(&self, attempt: &Attempt) -> Option<Way> {
         let open = self.lock();
-        let way = open.get(attempt)?.way().clone();
+        let way = open.get(attempt)?.0.way().clone();
         Some(way)
     }
 
     /// From now on that round can be pulled; the destination has those before it.
     pub(super) fn offer(&self, attempt: &Attempt, number: u32, blob: Arc<Chunked>) {
-        if let Some(grant) = self.lock().get(attempt) {
+        if let Some((grant, _)) = self.lock().get(attempt) {
             grant.offer(number, blob);
         }
     }
@@ -135,8 +132,8 @@ impl Grants {
     pub(super) fn end_live(&self, session: &SessionId) {
         let ended: Vec<Attempt> = {
             let open = self.lock();
-            let of = open.iter().filter(|(_, grant)| grant.session == *session);
-            of.filter(|(_, grant)| matches!(*grant.way(), Way::Live(_)))
+            let of = open.iter().filter(|(_, (grant, _))| grant.session == *session);
+            of.filter(|(_, (grant, _))| matches!(*grant.way(), Way::Live(_)))
                 .map(|(attempt, _)| *attempt)
                 .collect()
         };
@@ -153,8 +150,8 @@ impl Grants {
     ) -> Vec<Attempt> {
         let ended: Vec<Attempt> = {
             let open = self.lock();
-            let of = open.iter().filter(|(_, grant)| grant.session == *session);
-            of.filter(|(attempt, grant)| !wanted(attempt, grant.peer))
+            let of = open.iter().filter(|(_, (grant, _))| grant.session == *session);
+            of.filter(|(attempt, (grant, _))| !wanted(attempt, grant.peer))
                 .map(|(attempt, _)| *attempt)
                 .collect()
         };
@@ -166,8 +163,8 @@ impl Grants {
 
     /// Nobody may pull for this attempt any more; its layers are removed.
     pub(super) fn end(&self, attempt: &Attempt) {
-        let grant = self.lock().remove(attempt);
-        if let Some(grant) = grant
+        let ended = self.lock().remove(attempt);
+        if let Some((grant, _)) = ended
             && let Err(error) = std::fs::remove_dir_all(&grant.spool)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -188,7 +185,7 @@ impl Grants {
         let grant = self
             .lock()
             .get(&attempt)
-            .cloned()
+            .map(|(grant, _)| grant.clone())
             .ok_or_else(|| LaunchError::Absent("of an attempt that has ended".into()))?;
         let engine = &parts.engine;
         let below = match engine.image(&grant.running).await? {
@@ -216,8 +213,8 @@ impl Grants {
                 let grant = self
                     .lock()
                     .get(&request.attempt)
-                    .filter(|grant| grant.peer == from)
-                    .cloned();
+                    .map(|(grant, _)| grant.clone())
+                    .filter(|grant| grant.peer == from);
                 match grant {
                     None => TransferResponse::Refused(WireError::UnknownAttempt),
                     Some(grant) => grant.answer(&parts.engine, request.body).await,
@@ -227,7 +224,7 @@ impl Grants {
         borsh::to_vec(&response).expect("a message is plain data")
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, Arc<Grant>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, (Arc<Grant>, Permit)>> {
         self.open
             .lock()
             .expect("nothing panics while it holds the grants")

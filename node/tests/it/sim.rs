@@ -166,3 +166,27 @@ fn a_full_node_hands_a_new_session_on_and_a_stateless_one_moves_without_a_copy()
         (vec![session], vec![])
     );
 }
+
+#[test]
+fn an_order_that_was_refused_is_not_carried_out_later() {
+    let road = Road::of(2, |config| {
+        config.replace("min_stay = \"0s\"", "min_stay = \"1h\"")
+    });
+    let client = Client::start(&road, 0);
+    let session = road.sessions(0, "counter").pop().unwrap();
+    road.run(1, &["drain"]).done();
+    let to = label(1);
+    road.run(0, &["migrate", &session, "--to", &to, "--detach"])
+        .failed(&["drained"]);
+    road.run(1, &["undrain"]).done();
+    client.drive_to(1);
+    until("the other node has asked for it", || {
+        road.log(1).contains("less than min_stay ago") || road.owner("counter").is_some_and(|(at, _)| at == 1)
+    });
+    assert_eq!(
+        road.owner("counter").map(|(at, _)| at),
+        Some(0),
+        "the order was refused"
+    );
+    client.stop();
+}

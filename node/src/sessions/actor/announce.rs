@@ -8,6 +8,8 @@ use super::*;
 
 /// How long a member that was asked to take a session may take to claim it.
 const INVITATION: Duration = Duration::from_secs(60);
+/// An engine that hangs must not hold up the session; who asks waits no longer than this either.
+const MEASURE_LIMIT: Duration = Duration::from_secs(8);
 
 impl Actor {
     /// Rule 2: the container's metadata for a destination to judge, announced on the chain at the same time.
@@ -19,7 +21,8 @@ impl Actor {
         let Adoption::Mine { epoch } = self.adoption() else {
             return Err(Refusal::NotOwner);
         };
-        let invited = self.invited.is_some_and(|(member, ..)| member == from);
+        // Who brings the token comes for its client, and not because this node has asked it to.
+        let invited = !token_presented && self.invited.is_some_and(|(member, ..)| member == from);
         if !token_presented && !invited {
             return Err(Refusal::NotAuthorised);
         }
@@ -52,7 +55,9 @@ impl Actor {
         epoch: u64,
         to: PublicKey,
     ) -> Result<(Transaction, [u8; 32]), LaunchError> {
-        let measured = measure::measure(&self.parts, service, container).await?;
+        let measured = tokio::time::timeout(MEASURE_LIMIT, measure::measure(&self.parts, service, container))
+            .await
+            .unwrap_or(Err(LaunchError::Late))?;
         let announce = Announce {
             session: self.id,
             epoch,
@@ -75,7 +80,6 @@ impl Actor {
             return Err(Refusal::Busy);
         }
         let attempt = super::super::random();
-        self.invited = Some((to, attempt, Instant::now()));
         let request = SessionRequest::Invite {
             session: self.id,
             attempt,
@@ -85,6 +89,9 @@ impl Actor {
         };
         match notice::ask(&self.parts, to, &request).await {
             Ok(SessionResponse::Agreed) => {
+                // Not before: an order that was answered with no, or not at all, is not carried out later. What the member
+                // asks next waits in this task's queue meanwhile.
+                self.invited = Some((to, attempt, Instant::now()));
                 // Into the book at once, so that the operator can follow it; the destination's replaces it.
                 let mut report = MigrationReport::begin(&attempt, self.id, self.parts.me, to, how.reason);
                 report.service = self.record().service.clone();

@@ -213,6 +213,13 @@ impl Actor {
             let taken = self.acquire(pending(&found.transaction), Vec::new()).await?;
             tracing::info!(session = %self.id, ?taken, "hand-over found in a block");
         }
+        // What was applied here waits for a signature that no longer counts, and its signer may never say so.
+        if let (Some(sealed), Some(applied)) = (&sealed, &self.record().applied)
+            && sealed.epoch > applied.epoch
+            && sealed.owner != self.parts.me
+        {
+            self.discard_applied(applied.attempt).await?;
+        }
         Ok(())
     }
 

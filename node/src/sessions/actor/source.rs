@@ -12,6 +12,9 @@ use super::super::wire::{FinalState, NoLive};
 use super::super::{MigrationOutcome, MigrationReport};
 use super::*;
 
+/// A helper that hangs must not hold up the session; who claims it waits little longer than this for the answer.
+const HOLD_LIMIT: Duration = Duration::from_secs(4);
+
 impl Actor {
     /// A peer's request, answered. Nothing that it says is believed without the journal or the chain.
     pub(super) async fn on_peer(
@@ -193,12 +196,19 @@ impl Actor {
 
     /// Has the helper take hold of the container's layer and volumes.
     async fn hold(&self, running: &Running, volumes: &[String]) -> Result<SourceLayer, HelperError> {
-        let layer = self.parts.engine.source(&running.id).await?;
-        layer.take_volumes(volumes).await?;
-        Ok(layer)
+        let held = async {
+            let layer = self.parts.engine.source(&running.id).await?;
+            layer.take_volumes(volumes).await?;
+            Ok(layer)
+        };
+        let late = |_| Err(HelperError::Failed("it took too long".into()));
+        tokio::time::timeout(HOLD_LIMIT, held).await.unwrap_or_else(late)
     }
 
     async fn cancel(&mut self, from: PublicKey, attempt: Attempt) -> Result<SessionResponse, JournalClosed> {
+        // It may give up before it has claimed.
+        self.invited
+            .take_if(|(to, invited, _)| *to == from && *invited == attempt);
         match self.tell_source(Input::Cancel { attempt, from }) {
             Ok(Effect::RollBack { attempt }) => self.roll_back(attempt).await?,
             Ok(_) => {
