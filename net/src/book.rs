@@ -1,10 +1,12 @@
 //! Whom to dial, at which addresses, and when again. Pure: the swarm task gives the time and does the dialling.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+
+use crate::learnt::{Found, Learnt};
 
 /// The first wait before a peer is dialled again; it doubles with every failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -18,27 +20,51 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A connection that was dialled for a request and is not to be kept ends after so long without one. Longer than any request
 /// may take, so that none is under way then.
 const UNUSED: Duration = Duration::from_secs(180);
-/// More addresses of one peer than this are not dialled.
+/// More addresses of one peer than this are not taken from the ledger.
 const MAX_ADDRESSES: usize = 16;
+/// A new learnt address is dialled after at most this time, and not at once: whoever tells them must not set the pace.
+const LEARNT_WAIT: Duration = Duration::from_millis(500);
+/// A member that cannot be reached for so long is looked for; the wait doubles with every search.
+const LOOKUP_MIN: Duration = Duration::from_secs(5);
+/// The longest wait between two searches for one member.
+const LOOKUP_MAX: Duration = Duration::from_secs(300);
 
-/// The peers that are to stay connected, the ones that are dialled when they are needed, and the ones that may not be.
+/// The peers that are to stay connected, and the ones that are dialled when they are needed.
 #[derive(Debug)]
 pub(crate) struct Book {
     local: PeerId,
     peers: BTreeMap<PeerId, Entry>,
-    refused: HashSet<PeerId>,
 }
 
 #[derive(Debug)]
 struct Entry {
     bootstrap: Vec<Multiaddr>,
-    member: Vec<Multiaddr>,
+    /// The addresses on the ledger; none when the ledger does not name it.
+    member: Option<Vec<Multiaddr>>,
+    learnt: Learnt,
     /// It is to stay connected.
     keep: bool,
     state: State,
     failures: u32,
     /// When there was last something to ask of it or to answer to it.
     used: Instant,
+    search: Search,
+}
+
+/// When a peer that is not connected is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    due: Instant,
+    wait: Duration,
+}
+
+impl Search {
+    fn new(now: Instant) -> Self {
+        Self {
+            due: now + LOOKUP_MIN,
+            wait: LOOKUP_MIN,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +90,6 @@ impl Book {
         Self {
             local,
             peers: BTreeMap::new(),
-            refused: HashSet::new(),
         }
     }
 
@@ -77,35 +102,93 @@ impl Book {
         }
     }
 
-    /// Replaces the addresses of a member and lifts a refusal. A peer that is not to be kept may still have been named at
-    /// the start, and is kept then.
+    /// Replaces the addresses of a member. A peer that is not to be kept may still have been named at the start, and is kept
+    /// then.
     pub(crate) fn set_member(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, keep: bool, now: Instant) {
         if peer == self.local {
             return;
         }
-        self.refused.remove(&peer);
         let addresses = of_peer(peer, addresses);
         let entry = self.entry(peer, now);
         let keep = keep || !entry.bootstrap.is_empty();
-        if entry.member != addresses || entry.keep != keep {
-            entry.member = addresses;
+        if entry.member.as_ref() != Some(&addresses) || entry.keep != keep {
+            entry.member = Some(addresses);
             entry.keep = keep;
             if let State::Idle { due } = &mut entry.state {
                 entry.failures = 0;
                 *due = now;
             }
         }
+    }
+
+    /// Strikes a peer out: it is not dialled until it is a member again.
+    pub(crate) fn forget(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+    }
+
+    /// Notes addresses that others told of a member. They expire.
+    pub(crate) fn learn(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, found: Found, now: Instant) {
+        if peer == self.local {
+            return;
+        }
+        let entry = self.entry(peer, now);
+        for address in of_peer(peer, addresses) {
+            let new = !entry.holds(&address) && entry.learnt.note(address, found, now);
+            if let (true, State::Idle { due }) = (new, &mut entry.state) {
+                *due = (*due).min(now + LEARNT_WAIT);
+            }
+        }
         self.drop_if_useless(peer);
     }
 
-    /// Strikes a peer out: it is neither dialled nor accepted until it is a member again.
-    pub(crate) fn forget(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
-        self.refused.insert(peer);
+    /// Drops an address that `found` had told.
+    pub(crate) fn take_back(&mut self, peer: &PeerId, address: &Multiaddr, found: Found) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.learnt.take_back(address, found);
+            self.drop_if_useless(*peer);
+        }
     }
 
-    pub(crate) fn is_refused(&self, peer: &PeerId) -> bool {
-        self.refused.contains(peer)
+    /// Drops learnt addresses whose time is over.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        for entry in self.peers.values_mut() {
+            entry.learnt.expire(now);
+        }
+        self.peers.retain(|_, entry| !entry.is_useless());
+    }
+
+    /// How the address of an outbound connection was found.
+    pub(crate) fn found(&self, peer: &PeerId, address: &Multiaddr) -> Found {
+        let plain = split_peer(address.clone()).map_or_else(|| address.clone(), |(_, plain)| plain);
+        let Some(entry) = self.peers.get(peer) else {
+            return Found::Kad;
+        };
+        if entry.member.iter().flatten().any(|known| *known == plain) {
+            Found::Chain
+        } else if entry.bootstrap.contains(&plain) {
+            Found::Bootstrap
+        } else {
+            // What the book does not know was dialled by the search itself.
+            entry.learnt.found(&plain).unwrap_or(Found::Kad)
+        }
+    }
+
+    /// A member to be kept that has been out of reach for a while, to be looked for; the book notes the search.
+    pub(crate) fn search(&mut self, now: Instant) -> Option<PeerId> {
+        let lost = |entry: &&mut Entry| {
+            entry.is_wanted()
+                && entry.keep
+                && !matches!(entry.state, State::Connected { .. })
+                && entry.search.due <= now
+        };
+        let (peer, entry) = self
+            .peers
+            .iter_mut()
+            .map(|(peer, entry)| (*peer, entry))
+            .find(|(_, entry)| lost(entry))?;
+        entry.search.due = now + entry.search.wait;
+        entry.search.wait = (entry.search.wait * 2).min(LOOKUP_MAX);
+        Some(peer)
     }
 
     /// The peers whose time to be dialled has come; the book notes the attempts.
@@ -178,6 +261,9 @@ impl Book {
         };
         let due = now + backoff(entry.failures) + stagger;
         entry.state = State::Idle { due };
+        if settled {
+            entry.search = Search::new(now);
+        }
         self.drop_if_useless(peer);
     }
 
@@ -204,20 +290,20 @@ impl Book {
     fn entry(&mut self, peer: PeerId, now: Instant) -> &mut Entry {
         self.peers.entry(peer).or_insert_with(|| Entry {
             bootstrap: Vec::new(),
-            member: Vec::new(),
-            keep: false,
+            member: None,
+            learnt: Learnt::default(),
+            // Until the ledger says that it need not be.
+            keep: true,
             state: State::Idle { due: now },
             failures: 0,
             used: now,
+            search: Search::new(now),
         })
     }
 
-    /// Strangers that have left would otherwise stay in the book for ever.
+    /// A peer that nobody has named leaves nothing behind.
     fn drop_if_useless(&mut self, peer: PeerId) {
-        if let Some(entry) = self.peers.get(&peer)
-            && entry.has_no_address()
-            && matches!(entry.state, State::Idle { .. })
-        {
+        if self.peers.get(&peer).is_some_and(Entry::is_useless) {
             self.peers.remove(&peer);
         }
     }
@@ -225,12 +311,26 @@ impl Book {
 
 impl Entry {
     fn has_no_address(&self) -> bool {
-        self.bootstrap.is_empty() && self.member.is_empty()
+        self.bootstrap.is_empty() && self.member.iter().flatten().next().is_none() && self.learnt.is_empty()
+    }
+
+    /// Whether the operator or the ledger wants it connected.
+    fn is_wanted(&self) -> bool {
+        self.member.is_some() || !self.bootstrap.is_empty()
+    }
+
+    fn is_useless(&self) -> bool {
+        !self.is_wanted() && self.learnt.is_empty() && matches!(self.state, State::Idle { .. })
+    }
+
+    /// Whether the operator or the ledger names this address.
+    fn holds(&self, address: &Multiaddr) -> bool {
+        self.bootstrap.contains(address) || self.member.iter().flatten().any(|known| known == address)
     }
 
     fn addresses(&self) -> Vec<Multiaddr> {
-        let mut addresses = self.member.clone();
-        for address in &self.bootstrap {
+        let mut addresses = self.member.clone().unwrap_or_default();
+        for address in self.bootstrap.iter().chain(self.learnt.addresses()) {
             if !addresses.contains(address) {
                 addresses.push(address.clone());
             }
@@ -272,201 +372,4 @@ fn of_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peers() -> (PeerId, PeerId) {
-        let (a, b) = (PeerId::random(), PeerId::random());
-        (a.min(b), a.max(b))
-    }
-
-    fn address(port: u16) -> Multiaddr {
-        format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
-    }
-
-    #[test]
-    fn member_is_dialled_once_and_again_after_a_growing_wait() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let mut now = Instant::now();
-        book.set_member(peer, vec![address(1)], true, now);
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
-            assert_eq!(book.due(now), vec![], "an attempt is under way");
-            assert_eq!(book.next_due(), None);
-            book.on_dial_failed(peer, now);
-            let next = book.next_due().unwrap();
-            waits.push((next - now).as_millis());
-            now = next;
-        }
-        assert_eq!(waits, [200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
-    }
-
-    #[test]
-    fn lost_peer_is_dialled_at_once_by_the_smaller_id_first() {
-        let (small, great) = peers();
-        for (local, peer, wait) in [(small, great, 200), (great, small, 500)] {
-            let mut book = Book::new(local);
-            let start = Instant::now();
-            book.set_member(peer, vec![address(1)], true, start);
-            book.on_dial_failed(peer, start);
-            book.on_connected(peer, true, start);
-            let end = start + SETTLED;
-            book.on_disconnected(peer, end);
-            assert_eq!(book.next_due(), Some(end + Duration::from_millis(wait)));
-        }
-    }
-
-    #[test]
-    fn connections_that_do_not_last_are_tried_ever_more_slowly() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let mut now = Instant::now();
-        book.set_member(peer, vec![address(1)], true, now);
-        for _ in 0..10 {
-            book.on_connected(peer, true, now);
-            book.on_disconnected(peer, now);
-            now = book.next_due().unwrap();
-        }
-        book.on_connected(peer, true, now);
-        book.on_disconnected(peer, now);
-        assert_eq!(book.next_due(), Some(now + BACKOFF_MAX));
-    }
-
-    #[test]
-    fn new_addresses_are_tried_at_once_and_the_same_ones_are_not() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.set_member(peer, vec![address(1)], true, now);
-        book.due(now);
-        book.on_dial_failed(peer, now);
-        book.set_member(peer, vec![address(1)], true, now);
-        assert_eq!(book.due(now), vec![]);
-        book.set_member(peer, vec![address(2)], true, now);
-        assert_eq!(book.due(now), vec![(peer, vec![address(2)])]);
-    }
-
-    #[test]
-    fn request_does_not_wait_for_the_backoff() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        assert_eq!(book.reach(&peer), Reach::Nowhere);
-        book.set_member(peer, vec![address(1)], true, now);
-        book.due(now);
-        book.on_dial_failed(peer, now);
-        assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
-        assert_eq!(book.reach(&peer), Reach::Under);
-    }
-
-    #[test]
-    fn failed_dial_does_not_undo_an_incoming_connection() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.set_member(peer, vec![address(1)], true, now);
-        book.due(now);
-        book.on_connected(peer, true, now);
-        book.on_dial_failed(peer, now);
-        assert_eq!(book.reach(&peer), Reach::Under);
-        assert_eq!(book.next_due(), None);
-    }
-
-    #[test]
-    fn forgotten_peer_is_refused_until_it_is_a_member_again() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.add_bootstrap(peer, address(1), now);
-        book.forget(peer);
-        assert!(book.is_refused(&peer));
-        assert_eq!(book.next_due(), None);
-        book.on_disconnected(peer, now);
-        assert_eq!(book.next_due(), None);
-        book.set_member(peer, vec![address(2)], true, now);
-        assert!(!book.is_refused(&peer));
-        assert_eq!(book.next_due(), Some(now));
-    }
-
-    #[test]
-    fn stranger_leaves_no_trace() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.on_connected(peer, true, now);
-        book.on_disconnected(peer, now);
-        assert!(book.peers.is_empty());
-        book.set_member(peer, vec![], true, now);
-        assert!(book.peers.is_empty());
-    }
-
-    #[test]
-    fn bootstrap_address_outlives_the_members_list() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.add_bootstrap(peer, address(1), now);
-        book.set_member(peer, vec![address(2), address(1)], true, now);
-        book.set_member(peer, vec![], true, now);
-        assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
-    }
-
-    #[test]
-    fn addresses_of_somebody_else_are_left_out() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        let with = |id: PeerId| address(1).with(Protocol::P2p(id));
-        book.set_member(peer, vec![with(local), with(peer)], true, now);
-        assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
-        book.set_member(local, vec![address(1)], true, now);
-        assert!(!book.peers.contains_key(&local), "never dial oneself");
-    }
-
-    #[test]
-    fn peer_that_is_not_kept_is_dialled_for_requests_only_and_left_when_it_is_not_used() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.set_member(peer, vec![address(1)], false, now);
-        assert_eq!((book.next_due(), book.due(now)), (None, vec![]));
-        assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
-        book.on_connected(peer, true, now);
-        let later = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(book.unused(later(179)), vec![]);
-        book.on_used(&peer, later(100));
-        assert_eq!(book.unused(later(279)), vec![]);
-        assert_eq!(book.unused(later(280)), vec![peer]);
-        book.on_disconnected(peer, later(280));
-        assert_eq!(book.next_due(), None, "it is not dialled again by itself");
-
-        // What the peer has dialled is not ended from here.
-        book.on_connected(peer, false, later(300));
-        assert_eq!(book.unused(later(9999)), vec![]);
-        book.on_disconnected(peer, later(9999));
-
-        // From now on it is kept, so it is dialled at once and never left.
-        book.set_member(peer, vec![address(1)], true, later(10_000));
-        assert_eq!(book.due(later(10_000)), vec![(peer, vec![address(1)])]);
-        book.on_connected(peer, true, later(10_000));
-        assert_eq!(book.unused(later(99_999)), vec![]);
-        book.set_member(peer, vec![address(1)], false, later(99_999));
-        assert_eq!(
-            book.unused(later(99_999)),
-            vec![peer],
-            "until it is not kept any more"
-        );
-    }
-
-    #[test]
-    fn bootstrap_peer_is_kept_whatever_the_members_list_says() {
-        let (local, peer) = peers();
-        let mut book = Book::new(local);
-        let now = Instant::now();
-        book.add_bootstrap(peer, address(1), now);
-        book.set_member(peer, vec![address(1)], false, now);
-        assert_eq!(book.due(now), vec![(peer, vec![address(1)])]);
-    }
-}
+mod tests;

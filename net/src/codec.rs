@@ -1,6 +1,7 @@
 //! Frames of the request-response protocols: four bytes of length, big-endian, then as many bytes.
 
 use std::io;
+use std::time::Duration;
 
 use futures::prelude::*;
 use libp2p::{StreamProtocol, request_response};
@@ -9,55 +10,85 @@ use crate::protocol::Protocol;
 
 /// How much is reserved at once while a frame is read: a peer pays for memory with bytes, not with a claimed length.
 const STEP: usize = 64 * 1024;
+/// How long the next step of a frame may take at most, in either direction. Over the slowest link that a node can work with,
+/// a step takes a tenth of it.
+const STEP_TIME: Duration = Duration::from_secs(10);
 
-/// Reads and writes the frames of one protocol within its limits.
+/// What came in as a request. The two that are none are reported all the same, since only a report names the peer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// A request within its limits.
+    Whole(Vec<u8>),
+    /// A frame over the limit; none of it was read.
+    Oversize,
+    /// A frame that was begun and did not go on.
+    Stalled,
+}
+
+/// Reads and writes the frames of one protocol within its limits. A frame over a limit is an error of the kind
+/// `InvalidData`, and nothing else is: it tells misbehaviour from a broken stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameCodec {
     max_request: usize,
     max_response: usize,
+    step: Duration,
 }
 
 impl FrameCodec {
     pub(crate) fn new(protocol: Protocol) -> Self {
         let limits = protocol.limits();
+        Self::with_limits(limits.max_request, limits.max_response, limits.timeout)
+    }
+
+    pub(crate) fn with_limits(max_request: usize, max_response: usize, timeout: Duration) -> Self {
         Self {
-            max_request: limits.max_request,
-            max_response: limits.max_response,
+            max_request,
+            max_response,
+            // Well before the whole exchange is over: what is cut off by that end is not reported.
+            step: STEP_TIME.min(timeout / 2),
         }
     }
 }
 
 impl request_response::Codec for FrameCodec {
     type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
+    type Request = Request;
     type Response = Vec<u8>;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_frame(io, self.max_request).await
+        match read_frame(io, self.max_request, self.step).await {
+            Ok(frame) => Ok(Request::Whole(frame)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Request::Oversize),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Request::Stalled),
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_frame(io, self.max_response).await
+        read_frame(io, self.max_response, self.step).await
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Vec<u8>) -> io::Result<()>
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Request) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, &request, self.max_request).await
+        match request {
+            Request::Whole(frame) => write_frame(io, &frame, self.max_request, self.step).await,
+            Request::Oversize | Request::Stalled => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Vec<u8>) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, &response, self.max_response).await
+        write_frame(io, &response, self.max_response, self.step).await
     }
 }
 
@@ -71,27 +102,44 @@ fn check(length: usize, limit: usize) -> io::Result<()> {
     ))
 }
 
-async fn read_frame<T: AsyncRead + Unpin>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
+async fn read_frame<T: AsyncRead + Unpin>(io: &mut T, limit: usize, time: Duration) -> io::Result<Vec<u8>> {
     let mut prefix = [0; 4];
-    io.read_exact(&mut prefix).await?;
+    step(time, io.read_exact(&mut prefix)).await?;
     let length = u32::from_be_bytes(prefix) as usize;
     check(length, limit)?;
     let mut frame = Vec::new();
     while frame.len() < length {
         let filled = frame.len();
-        let step = STEP.max(filled).min(length - filled);
-        frame.resize(filled + step, 0);
-        io.read_exact(&mut frame[filled..]).await?;
+        // The memory doubles; a step stays a step, so that a slow link is no stalled one.
+        if frame.capacity() - filled < STEP.min(length - filled) {
+            frame.reserve_exact(STEP.max(filled).min(length - filled));
+        }
+        frame.resize(filled + STEP.min(length - filled), 0);
+        step(time, io.read_exact(&mut frame[filled..])).await?;
     }
     Ok(frame)
 }
 
-async fn write_frame<T: AsyncWrite + Unpin>(io: &mut T, frame: &[u8], limit: usize) -> io::Result<()> {
+async fn write_frame<T: AsyncWrite + Unpin>(
+    io: &mut T,
+    frame: &[u8],
+    limit: usize,
+    time: Duration,
+) -> io::Result<()> {
     check(frame.len(), limit)?;
     let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    io.write_all(&length.to_be_bytes()).await?;
-    io.write_all(frame).await?;
-    io.flush().await
+    step(time, io.write_all(&length.to_be_bytes())).await?;
+    for part in frame.chunks(STEP) {
+        step(time, io.write_all(part)).await?;
+    }
+    step(time, io.flush()).await
+}
+
+/// A peer that does not read, or does not go on, holds memory no longer than this.
+async fn step<T>(time: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(time, io)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -99,10 +147,17 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    use futures::executor::block_on;
     use futures::io::Cursor;
 
     use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
 
     fn frame(length: u32, body: &[u8]) -> Cursor<Vec<u8>> {
         let mut bytes = length.to_be_bytes().to_vec();
@@ -115,28 +170,28 @@ mod tests {
         for size in [0, 1, STEP - 1, STEP, STEP + 1, 5 * STEP + 3] {
             let body: Vec<u8> = (0..size).map(|i| i as u8).collect();
             let mut wire = Cursor::new(Vec::new());
-            block_on(write_frame(&mut wire, &body, size)).unwrap();
+            block_on(write_frame(&mut wire, &body, size, STEP_TIME)).unwrap();
             wire.set_position(0);
-            assert_eq!(block_on(read_frame(&mut wire, size)).unwrap(), body);
+            assert_eq!(block_on(read_frame(&mut wire, size, STEP_TIME)).unwrap(), body);
         }
     }
 
     #[test]
     fn oversize_is_refused_on_both_sides() {
-        let error = block_on(write_frame(&mut Cursor::new(Vec::new()), &[0; 5], 4)).unwrap_err();
+        let error = block_on(write_frame(&mut Cursor::new(Vec::new()), &[0; 5], 4, STEP_TIME)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let error = block_on(read_frame(&mut frame(5, &[0; 5]), 4)).unwrap_err();
+        let error = block_on(read_frame(&mut frame(5, &[0; 5]), 4, STEP_TIME)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
     fn truncated_frames_are_errors() {
         for (length, body) in [(3, &b"ab"[..]), (1, &b""[..])] {
-            let error = block_on(read_frame(&mut frame(length, body), 16)).unwrap_err();
+            let error = block_on(read_frame(&mut frame(length, body), 16, STEP_TIME)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
         let mut short = Cursor::new(vec![0, 0]);
-        let error = block_on(read_frame(&mut short, 16)).unwrap_err();
+        let error = block_on(read_frame(&mut short, 16, STEP_TIME)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
@@ -168,7 +223,7 @@ mod tests {
             prefix: (limit as u32).to_be_bytes().to_vec(),
             largest: 0,
         };
-        block_on(read_frame(&mut probe, limit)).unwrap_err();
+        block_on(read_frame(&mut probe, limit, STEP_TIME)).unwrap_err();
         assert_eq!(probe.largest, STEP);
     }
 }

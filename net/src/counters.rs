@@ -2,67 +2,114 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A snapshot of the counters since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Gossip messages handed to the reader.
-    pub gossip_received: u64,
-    /// Gossip messages given to the topic.
-    pub gossip_published: u64,
-    /// Gossip messages that were ignored because the reader was behind.
-    pub gossip_dropped: u64,
-    /// Messages that could not be published, for want of room in the queues.
-    pub publish_dropped: u64,
-    /// Requests handed to the reader.
-    pub requests_received: u64,
-    /// Requests that were refused because the reader was behind or too many bytes waited.
-    pub requests_dropped: u64,
-    /// Requests sent to peers.
-    pub requests_sent: u64,
-    /// Answers given to peers.
-    pub responses_sent: u64,
-    /// Requests sent that brought no answer.
-    pub requests_failed: u64,
-    /// Peers dropped because they had fallen silent.
-    pub peers_silent: u64,
-    /// Peers dropped because they speak for another network or must not connect.
-    pub peers_refused: u64,
-}
+use crate::buckets::Intake;
+use crate::doors::Refusal;
+use crate::scores::Misdeed;
 
-macro_rules! live {
-    ($($field:ident),* $(,)?) => {
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $field:ident,)*) => {
+        /// A snapshot of the counters since the start.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])+ pub $field: u64,)*
+            refused: [u64; Refusal::ALL.len()],
+            limited: [u64; Intake::ALL.len()],
+            misdeeds: [u64; Misdeed::ALL.len()],
+        }
+
         impl Counters {
-            /// All counters, each with its name.
+            /// The counters that are plain numbers, each with its name, and all refusals together.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field)),*].into_iter()
+                let refused = ("peers_refused", self.refused.iter().sum());
+                [$((stringify!($field), self.$field)),*].into_iter().chain([refused])
             }
         }
 
         /// The counters as the swarm task moves them.
         #[derive(Debug, Default)]
-        pub(crate) struct Live { $(pub(crate) $field: AtomicU64),* }
+        pub(crate) struct Live {
+            $(pub(crate) $field: AtomicU64,)*
+            refused: [AtomicU64; Refusal::ALL.len()],
+            limited: [AtomicU64; Intake::ALL.len()],
+            misdeeds: [AtomicU64; Misdeed::ALL.len()],
+        }
 
         impl Live {
             pub(crate) fn snapshot(&self) -> Counters {
-                Counters { $($field: self.$field.load(Ordering::Relaxed)),* }
+                Counters {
+                    $($field: read(&self.$field),)*
+                    refused: self.refused.each_ref().map(read),
+                    limited: self.limited.each_ref().map(read),
+                    misdeeds: self.misdeeds.each_ref().map(read),
+                }
             }
         }
     };
 }
 
-live!(
+counters!(
+    /// Gossip messages handed to the reader.
     gossip_received,
+    /// Gossip messages given to the topic.
     gossip_published,
+    /// Gossip messages that were ignored because the reader was behind.
     gossip_dropped,
+    /// Messages that could not be published, for want of room in the queues.
     publish_dropped,
+    /// Requests handed to the reader.
     requests_received,
+    /// Requests that were refused because the reader was behind or too many bytes waited.
     requests_dropped,
+    /// Answers dropped because peers had not taken too many bytes of others.
+    answers_dropped,
+    /// Requests sent to peers.
     requests_sent,
+    /// Answers given to peers.
     responses_sent,
+    /// Requests sent that brought no answer.
     requests_failed,
+    /// Peers dropped because they had fallen silent.
     peers_silent,
-    peers_refused,
+    /// Members kept out for a while because of their score.
+    peers_kept_out,
+    /// Connections of strangers that were let in.
+    strangers,
 );
+
+impl Counters {
+    /// Connections and dials refused for this reason.
+    pub fn refused(&self, reason: Refusal) -> u64 {
+        self.refused[reason as usize]
+    }
+
+    /// Messages and requests that were over a peer's allowance.
+    pub fn limited(&self, kind: Intake) -> u64 {
+        self.limited[kind.index()]
+    }
+
+    /// Misdeeds that cost a member score.
+    pub fn misdeeds(&self, misdeed: Misdeed) -> u64 {
+        self.misdeeds[misdeed as usize]
+    }
+}
+
+impl Live {
+    pub(crate) fn refused(&self, reason: Refusal) {
+        count(&self.refused[reason as usize]);
+    }
+
+    pub(crate) fn limited(&self, kind: Intake) {
+        count(&self.limited[kind.index()]);
+    }
+
+    pub(crate) fn misdeed(&self, misdeed: Misdeed) {
+        count(&self.misdeeds[misdeed as usize]);
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
 
 /// Adds one.
 pub(crate) fn count(counter: &AtomicU64) {

@@ -50,6 +50,7 @@ pub struct GossipId {
     pub(crate) message: MessageId,
     pub(crate) source: PeerId,
     pub(crate) _waiting: OwnedSemaphorePermit,
+    pub(crate) _share: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for GossipId {

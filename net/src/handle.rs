@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use libp2p::{Multiaddr, PeerId};
 use prometheus_client::registry::Registry;
@@ -12,7 +12,9 @@ use crate::config::NetConfig;
 use crate::counters::{Counters, Live, count};
 use crate::error::{NetError, PublishError, RequestError};
 use crate::event::{GossipId, NetEvent, Verdict};
+use crate::learnt::Found;
 use crate::protocol::{Protocol, Topic};
+use crate::reach::Reachability;
 use crate::task;
 use crate::text;
 
@@ -50,8 +52,18 @@ pub struct PeerInfo {
     pub address: Multiaddr,
     /// Which end dialled.
     pub direction: Direction,
+    /// How it was found.
+    pub found: Found,
+    /// Since when it is connected, by this machine's clock.
+    pub since: SystemTime,
     /// The round trip of the last ping, measured every 2 s.
     pub rtt: Option<Duration>,
+    /// Its program and version, by its own words: at most 128 printable characters; empty until it has told them.
+    pub agent: String,
+    /// The protocols that it speaks, by its own words, sorted: at most 32 of at most 128 printable characters.
+    pub protocols: Vec<String>,
+    /// How it has behaved: 0 is best, and at -50 it is disconnected and kept out for a while.
+    pub score: i32,
 }
 
 /// The connected peers.
@@ -71,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) peers: watch::Receiver<Peers>,
+    pub(crate) reachability: watch::Receiver<Reachability>,
     pub(crate) counters: Arc<Live>,
     pub(crate) registry: Registry,
 }
@@ -91,6 +104,11 @@ pub(crate) enum Command {
         protocol: Protocol,
         data: Vec<u8>,
         answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+    },
+    DialBack {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        answer: oneshot::Sender<Option<Multiaddr>>,
     },
     Shutdown {
         done: oneshot::Sender<()>,
@@ -194,8 +212,9 @@ impl NetHandle {
         answered.await.unwrap_or(Err(RequestError::Stopped))
     }
 
-    /// Names the addresses of a member. From now on it is kept connected, whatever it takes. An empty list means that the
-    /// peer is welcome but has to dial.
+    /// Names a member and its addresses. From now on its connections are accepted and it is kept connected, whatever it
+    /// takes. With an empty list it has to dial, unless its address is learnt from the peer itself, the local network or
+    /// another member.
     pub fn set_addresses(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
         self.shared.wishes.put(
             peer,
@@ -218,9 +237,36 @@ impl NetHandle {
         );
     }
 
-    /// Disconnects a peer and refuses its connections until [`NetHandle::set_addresses`] names it again.
+    /// Strikes a peer out, whatever had made it a member: disconnects it and refuses its connections until
+    /// [`NetHandle::set_addresses`] or [`NetHandle::know`] names it again.
     pub fn forget(&self, peer: PeerId) {
         self.shared.wishes.put(peer, None);
+    }
+
+    /// Whether a peer that is connected now can be dialled: tries the addresses that lead to where its connection comes
+    /// from, at most 4, for at most 3 s, and returns the first at which the peer has proven its name. None too when the
+    /// peer is not connected, or more peers ask for this than can be served.
+    ///
+    /// The attempt is made under a fresh key, so it is no connection of this node.
+    pub async fn dial_back(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Option<Multiaddr> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command::DialBack {
+            peer,
+            addresses,
+            answer,
+        };
+        self.shared.commands.send(command).await.ok()?;
+        answered.await.ok().flatten()
+    }
+
+    /// What is known of how others reach this node.
+    pub fn reachability(&self) -> Reachability {
+        self.shared.reachability.borrow().clone()
+    }
+
+    /// Follows [`NetHandle::reachability`].
+    pub fn watch_reachability(&self) -> watch::Receiver<Reachability> {
+        self.shared.reachability.clone()
     }
 
     /// The connected peers, by id.
@@ -238,7 +284,7 @@ impl NetHandle {
         self.shared.peers.borrow().values().cloned().collect()
     }
 
-    /// Follows the set of connected peers. Round trips change without notice.
+    /// Follows the set of connected peers. Round trips, scores and what they say of themselves change without notice.
     pub fn watch_peers(&self) -> watch::Receiver<Peers> {
         self.shared.peers.clone()
     }

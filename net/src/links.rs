@@ -1,12 +1,15 @@
 //! The connections that are up: which of two to one peer stays, and which peers have gone silent or deaf. Pure.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
+use crate::doors::ip_of;
 use crate::handle::{Direction, PeerInfo, Peers};
+use crate::learnt::Found;
 use crate::protocol::Topic;
 
 /// Two connections made within this time of each other are a meeting of two dials; it exceeds the time a dial may take.
@@ -16,6 +19,12 @@ const MEETING: Duration = Duration::from_secs(8);
 const SILENT_ROUNDS: u32 = 12;
 /// A peer that has not told its topics for so many rounds lost them on the way; only a new connection makes it tell them again.
 const DEAF_ROUNDS: u32 = 20;
+/// A peer without gossipsub is no running node; it may be one that has been admitted and waits for an answer: that it is,
+/// or whether it can be dialled, which takes some seconds.
+const GOODBYE_ROUNDS: u32 = 10;
+/// What a peer says of itself is kept up to here.
+const MAX_PROTOCOLS: usize = 32;
+const MAX_WORD: usize = 128;
 
 /// How often [`Links::round`] is called. With the constants above a dead peer is dropped after 6 s.
 pub(crate) const ROUND: Duration = Duration::from_millis(500);
@@ -34,6 +43,8 @@ struct Peer {
     deaf: u32,
     topics: u8,
     rtt: Option<Duration>,
+    agent: String,
+    protocols: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -41,7 +52,9 @@ struct Link {
     id: ConnectionId,
     direction: Direction,
     address: Multiaddr,
+    found: Found,
     since: Instant,
+    since_clock: SystemTime,
 }
 
 /// What is to happen after a connection has come up.
@@ -79,6 +92,7 @@ impl Links {
         id: ConnectionId,
         direction: Direction,
         address: Multiaddr,
+        found: Found,
         now: Instant,
     ) -> Established {
         let local = self.local;
@@ -88,6 +102,8 @@ impl Links {
             deaf: 0,
             topics: 0,
             rtt: None,
+            agent: String::new(),
+            protocols: Vec::new(),
         });
         known.silent = 0;
         let verdict = match known.links.last() {
@@ -111,7 +127,9 @@ impl Links {
             id,
             direction,
             address,
+            found,
             since: now,
+            since_clock: SystemTime::now(),
         });
         verdict
     }
@@ -153,13 +171,48 @@ impl Links {
         }
     }
 
+    /// What a peer says of itself; shown, and believed in nothing.
+    pub(crate) fn on_identified<'a>(
+        &mut self,
+        peer: &PeerId,
+        agent: &str,
+        protocols: impl Iterator<Item = &'a str>,
+    ) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.agent = plain(agent);
+            known.protocols = protocols.take(MAX_PROTOCOLS).map(plain).collect();
+            known.protocols.sort();
+        }
+    }
+
+    /// A peer does not speak gossipsub: it goes as one that is deaf, only sooner.
+    pub(crate) fn on_mute(&mut self, peer: &PeerId) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.deaf = known.deaf.max(DEAF_ROUNDS - GOODBYE_ROUNDS);
+        }
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// The address that a peer's newest connection comes from or leads to.
+    pub(crate) fn ip(&self, peer: &PeerId) -> Option<IpAddr> {
+        ip_of(&self.peers.get(peer)?.links.last()?.address)
+    }
+
     /// One round of waiting has passed; returns the peers that are to be disconnected.
     pub(crate) fn round(&mut self) -> Vec<(PeerId, Lost)> {
-        let all = Topic::ALL.iter().fold(0, |set, topic| set | topic.bit());
+        // Every version has these two. A peer tells its topics all at once, and one of another version has others beside them.
+        let common = Topic::Tx.bit() | Topic::Block.bit();
         let mut lost = Vec::new();
         for (peer, known) in &mut self.peers {
             known.silent += 1;
-            known.deaf = if known.topics == all { 0 } else { known.deaf + 1 };
+            known.deaf = if known.topics & common == common {
+                0
+            } else {
+                known.deaf + 1
+            };
             if known.silent >= SILENT_ROUNDS {
                 known.silent = 0;
                 lost.push((*peer, Lost::Silent));
@@ -181,12 +234,23 @@ impl Links {
                     peer: *peer,
                     address: link.address.clone(),
                     direction: link.direction,
+                    found: link.found,
+                    since: link.since_clock,
                     rtt: known.rtt,
+                    agent: known.agent.clone(),
+                    protocols: known.protocols.clone(),
+                    score: 0,
                 },
             ))
         };
         self.peers.iter().filter_map(info).collect()
     }
+}
+
+/// A peer's own words, in so far as they can be shown anywhere.
+fn plain(words: &str) -> String {
+    let shown = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    words.chars().take(MAX_WORD).map(shown).collect()
 }
 
 #[cfg(test)]
@@ -222,7 +286,7 @@ mod tests {
                     } else {
                         Direction::Inbound
                     };
-                    last = links.on_established(peer, id(n), direction, address(), now);
+                    last = links.on_established(peer, id(n), direction, address(), Found::Chain, now);
                 }
                 assert_eq!(last, Established::Close(id(2)));
             }
@@ -241,11 +305,11 @@ mod tests {
             let mut links = Links::new(local);
             let first = Direction::Inbound;
             assert_eq!(
-                links.on_established(peer, id(1), first, address(), now),
+                links.on_established(peer, id(1), first, address(), Found::Inbound, now),
                 Established::First
             );
             assert_eq!(
-                links.on_established(peer, id(2), second, address(), now + later),
+                links.on_established(peer, id(2), second, address(), Found::Inbound, now + later),
                 Established::Reset
             );
             assert!(!links.on_closed(&peer, id(1)));
@@ -258,7 +322,14 @@ mod tests {
     fn silent_peer_is_lost_and_a_sign_of_life_saves_it() {
         let (local, peer) = peers();
         let mut links = Links::new(local);
-        links.on_established(peer, id(1), Direction::Outbound, address(), Instant::now());
+        links.on_established(
+            peer,
+            id(1),
+            Direction::Outbound,
+            address(),
+            Found::Chain,
+            Instant::now(),
+        );
         for topic in Topic::ALL {
             links.on_subscribed(&peer, topic, true);
         }
@@ -273,10 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn peer_without_all_topics_is_deaf() {
+    fn peer_without_the_common_topics_is_deaf() {
         let (local, peer) = peers();
         let mut links = Links::new(local);
-        links.on_established(peer, id(1), Direction::Outbound, address(), Instant::now());
+        links.on_established(
+            peer,
+            id(1),
+            Direction::Outbound,
+            address(),
+            Found::Chain,
+            Instant::now(),
+        );
         links.on_subscribed(&peer, Topic::Tx, true);
         let mut rounds = 0;
         loop {
@@ -288,5 +366,32 @@ mod tests {
             }
         }
         assert_eq!(rounds, DEAF_ROUNDS);
+    }
+
+    #[test]
+    fn peer_without_gossip_may_hear_its_answer_and_goes() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        let now = Instant::now();
+        links.on_established(peer, id(1), Direction::Inbound, address(), Found::Inbound, now);
+        links.on_mute(&peer);
+        for _ in 0..GOODBYE_ROUNDS - 1 {
+            assert_eq!(links.round(), vec![]);
+        }
+        assert_eq!(links.round(), vec![(peer, Lost::Deaf)]);
+    }
+
+    #[test]
+    fn what_a_peer_says_of_itself_is_bounded_and_plain() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        let now = Instant::now();
+        links.on_established(peer, id(1), Direction::Inbound, address(), Found::Inbound, now);
+        let long = "x\n\u{1b}[31m".repeat(1000);
+        links.on_identified(&peer, &long, std::iter::repeat_n("/blosm/a\0", 1000));
+        let info = links.view().remove(&peer).unwrap();
+        assert_eq!(info.agent.len(), MAX_WORD);
+        assert!(info.agent.starts_with("x??[31mx"), "{}", info.agent);
+        assert_eq!(info.protocols, vec!["/blosm/a?"; MAX_PROTOCOLS]);
     }
 }

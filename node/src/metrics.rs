@@ -4,8 +4,9 @@
 //! a session, a client or a path. Gauges of ledger and network are set when they are read, so that no
 //! task has to report them.
 
+mod net;
+
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use blosm_net::Counters;
@@ -14,6 +15,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use self::net::NetMetrics;
 use crate::chain::LedgerMeter;
 use crate::config::Config;
 
@@ -36,12 +38,10 @@ pub struct Metrics {
     ledger_members: IntGauge,
     /// What happens on the ledger's thread.
     ledger: LedgerMeter,
-    /// Connected peers.
-    net_peers: IntGauge,
     /// This node's clock less the authority's; NaN while it has not been measured.
     net_clock_offset: Gauge,
-    /// What the swarm sent, took and had to let fall, by event.
-    net_events_total: IntCounterVec,
+    /// The swarm's.
+    net: NetMetrics,
     /// Migrations that ended at this node, at their source or their destination, by method and outcome.
     migrate_total: IntCounterVec,
     /// Whether a container can come and go by the method: 1 or 0.
@@ -57,7 +57,6 @@ pub struct Metrics {
     /// Processor that the node offers, in cores, by kind (total, reserved, free).
     resource_cpu_cores: GaugeVec,
     services: BTreeSet<String>,
-    reading: Mutex<()>,
 }
 
 impl Metrics {
@@ -112,12 +111,7 @@ impl Metrics {
             ledger_members: gauge("blosm_ledger_members", "Members of the network")?,
             ledger: LedgerMeter::register(&registry)?,
             net_clock_offset: clock_offset,
-            net_peers: gauge("blosm_net_peers", "Connected peers")?,
-            net_events_total: counters(
-                "blosm_net_events_total",
-                "Messages and peers that the swarm sent, took and had to let fall",
-                &["event"],
-            )?,
+            net: NetMetrics::register(&registry)?,
             migrate_total: counters(
                 "blosm_migrate_total",
                 "Migrations that ended at this node as source or destination",
@@ -147,7 +141,6 @@ impl Metrics {
             )?,
             registry,
             services,
-            reading: Mutex::new(()),
         })
     }
 
@@ -239,19 +232,9 @@ impl Metrics {
         self.net_clock_offset.set(seconds.unwrap_or(f64::NAN));
     }
 
-    /// How many peers are connected.
-    pub fn peers(&self, connected: usize) {
-        self.net_peers.set(i64::try_from(connected).unwrap_or(i64::MAX));
-    }
-
-    /// What the swarm has counted since the start.
-    pub fn net_events(&self, counted: &Counters) {
-        // Two readers at once must not add one rise twice.
-        let _one = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        for (event, total) in counted.named() {
-            let counter = self.net_events_total.with_label_values(&[event]);
-            counter.inc_by(total.saturating_sub(counter.get()));
-        }
+    /// How many peers are connected, whether others can dial this node, and what the swarm has counted.
+    pub fn net(&self, connected: usize, reachable: Option<bool>, counters: &Counters) {
+        self.net.set(connected, reachable, counters);
     }
 
     /// What is offered to containers: bytes of memory and thousandths of a core.
@@ -302,14 +285,11 @@ mod tests {
         let metrics = metrics();
         metrics.ledger(7, 6, 3);
         metrics.clock_offset(Some(-1.5));
-        metrics.peers(2);
-        let counted = Counters {
-            requests_sent: 4,
-            ..Counters::default()
-        };
+        let mut counted = Counters::default();
+        counted.requests_sent = 4;
         // Read twice, counted once.
-        metrics.net_events(&counted);
-        metrics.net_events(&counted);
+        metrics.net(2, Some(true), &counted);
+        metrics.net(2, Some(true), &counted);
         metrics.migration("image", "completed", Some(Duration::from_millis(300)));
         metrics.migration("image", "aborted", None);
         metrics.helper_ended(2);

@@ -299,6 +299,22 @@ fn net_config(config: &Config) -> NetConfig {
             .filter(|address| !own(address))
             .cloned()
             .collect(),
+        authorities: config
+            .network
+            .genesis
+            .authorities
+            .iter()
+            .map(|key| peer_of_key(&key.0))
+            .collect(),
+        advertise: config.net.advertise.clone(),
+        strangers: if config.is_authority() {
+            config.net.strangers
+        } else {
+            0
+        },
+        per_address: config.net.per_address,
+        mdns: config.net.mdns,
+        kad: config.net.kad,
         agent: format!("blosm/{SOFTWARE}"),
     }
 }

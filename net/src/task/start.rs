@@ -1,11 +1,11 @@
 //! Builds the swarm and binds its listeners, so that a node that cannot listen never starts.
 
-use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::SwarmEvent;
 use libp2p::{SwarmBuilder, noise, tcp, yamux};
 use prometheus_client::registry::Registry;
 
@@ -33,16 +33,22 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
     let mut swarm = build(&config, &mut registry)?;
     let local = *swarm.local_peer_id();
     let mut book = Book::new(local);
+    let mut members = config.authorities.clone();
     for address in &config.bootstrap {
         let (peer, plain) =
             split_peer(address.clone()).ok_or_else(|| NetError::BootstrapWithoutPeer(address.clone()))?;
         book.add_bootstrap(peer, plain, Instant::now());
+        members.push(peer);
+    }
+    for member in &members {
+        swarm.behaviour_mut().doors().admit(*member);
     }
     let listeners = listen(&mut swarm, &config.listen).await?;
 
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (events, events_out) = mpsc::channel(EVENTS);
     let (peers, peers_out) = watch::channel(Peers::new());
+    let (reachability, reachability_out) = watch::channel(Reachability::default());
     let wishes = Arc::new(Wishes::default());
     let counters = Arc::new(Live::default());
     let handle = NetHandle {
@@ -52,34 +58,51 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
             commands: commands_in,
             wishes: wishes.clone(),
             peers: peers_out,
+            reachability: reachability_out,
             counters: counters.clone(),
             registry,
         }),
     };
-    let task = Task {
+    let mut task = Task {
         swarm,
+        local,
         net8: config.net8,
+        authorities: config.authorities.into_iter().collect(),
         book,
         links: Links::new(local),
+        scores: Scores::default(),
+        buckets: Buckets::default(),
+        reach: Reach::new(config.advertise),
         commands,
         wishes,
         events,
         notices: VecDeque::new(),
         peers,
+        reachability,
         pending: HashMap::new(),
         in_flight: HashMap::new(),
         answers: FuturesUnordered::new(),
         unanswered: HashMap::new(),
         waiting: Arc::new(Semaphore::new(WAITING_KIB)),
+        sending: HashMap::new(),
+        leaving: Arc::new(Semaphore::new(LEAVING_KIB)),
+        shares: HashMap::new(),
+        asked: HashMap::new(),
+        dial_backs: FuturesUnordered::new(),
+        dialling_back: Arc::new(Semaphore::new(DIAL_BACKS)),
         counters,
     };
+    // What the local network has told while the listeners were bound.
+    for peer in members {
+        task.recall(peer);
+    }
     tokio::spawn(task.run());
     Ok((handle, events_out))
 }
 
 fn build(config: &NetConfig, registry: &mut Registry) -> Result<Swarm<Behaviour>, NetError> {
     let keypair = keypair(&config.seed);
-    let behaviour = Behaviour::new(&keypair, &config.net8, &config.agent, registry)?;
+    let behaviour = Behaviour::new(&keypair, config, registry)?;
     let muxer = || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(MAX_STREAMS);

@@ -83,6 +83,7 @@ async fn what_cannot_be_sent_says_that_it_was_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_dials_a_peer_that_is_not_connected() {
     let (a, mut b) = (Node::start(47).await, Node::start(48).await);
+    b.know(a.id());
     a.net.set_addresses(b.id(), vec![b.address()]);
     let (net, peer) = (a.net.clone(), b.id());
     let request = tokio::spawn(async move {

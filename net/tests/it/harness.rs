@@ -15,7 +15,9 @@ pub const NET8: &str = "0a1b2c3d";
 pub struct Node {
     pub net: NetHandle,
     pub events: mpsc::Receiver<NetEvent>,
-    pub seed: u8,
+    pub config: NetConfig,
+    /// Whom it knows as a member; a restarted node knows them again.
+    pub members: Vec<PeerId>,
 }
 
 pub fn config(seed: u8, listen: &str) -> NetConfig {
@@ -24,6 +26,12 @@ pub fn config(seed: u8, listen: &str) -> NetConfig {
         net8: NET8.to_owned(),
         listen: vec![listen.parse().unwrap()],
         bootstrap: vec![],
+        authorities: vec![],
+        advertise: vec![],
+        strangers: 0,
+        per_address: 64,
+        mdns: false,
+        kad: true,
         agent: "blosm-test".to_owned(),
     }
 }
@@ -38,18 +46,33 @@ impl Node {
             .with_test_writer()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
-        let seed = config.seed[0];
-        let (net, events) = Network::spawn(config).await.unwrap();
-        Node { net, events, seed }
+        let (net, events) = Network::spawn(config.clone()).await.unwrap();
+        Node {
+            net,
+            events,
+            config,
+            members: vec![],
+        }
+    }
+
+    /// From now on this is a member, which has to dial.
+    pub fn know(&mut self, peer: PeerId) {
+        self.members.push(peer);
+        self.net.set_addresses(peer, vec![]);
     }
 
     /// Stops the node and starts it again with the same key on the same port.
     pub async fn restart(self) -> Node {
-        let address = self.address();
-        let seed = self.seed;
+        let mut config = self.config.clone();
+        config.listen = vec![self.address()];
+        let members = self.members.clone();
         self.net.shutdown().await;
         drop(self);
-        Node::start_with(config(seed, &address.to_string())).await
+        let mut node = Node::start_with(config).await;
+        for peer in members {
+            node.know(peer);
+        }
+        node
     }
 
     pub fn id(&self) -> PeerId {
@@ -62,6 +85,7 @@ impl Node {
 
     /// Makes this node dial the other, and waits until both have told their readers.
     pub async fn connect(&mut self, other: &mut Node) {
+        other.know(self.id());
         self.net.set_addresses(other.id(), vec![other.address()]);
         self.connected(other.id()).await;
         other.connected(self.id()).await;
@@ -117,6 +141,26 @@ impl Node {
             }
         }
     }
+}
+
+/// An address of this machine where nobody listens.
+pub fn free_address() -> Multiaddr {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("/ip4/127.0.0.1/tcp/{}", free.local_addr().unwrap().port())
+        .parse()
+        .unwrap()
+}
+
+/// Waits until something holds that nobody gives notice of.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// Publishes numbered messages until the other node hears one: gossip needs a moment to learn who listens.

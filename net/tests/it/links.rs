@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use blosm_net::{Multiaddr, NetError, Network, Protocol, Topic, key_of_peer, peer_of_key};
+use blosm_net::{Found, Multiaddr, NetError, Network, Protocol, Refusal, Topic, key_of_peer, peer_of_key};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::harness::{LIMIT, Node, config, gossip_flows};
+use crate::harness::{Node, config, gossip_flows, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_peer_is_found_again_and_hears_and_is_heard() {
@@ -48,10 +48,12 @@ async fn bootstrap_address_leads_to_its_peer() {
     let mut settings = config(82, "/ip4/127.0.0.1/tcp/0");
     settings.bootstrap = vec![format!("{}/p2p/{}", a.address(), a.id()).parse().unwrap()];
     let mut b = Node::start_with(settings).await;
+    a.know(b.id());
     b.connected(a.id()).await;
     a.connected(b.id()).await;
     let info = b.net.peers().remove(0);
-    assert_eq!(info.peer, a.id());
+    assert_eq!((info.peer, info.found), (a.id(), Found::Bootstrap));
+    assert_eq!(a.net.peers()[0].found, Found::Inbound);
     assert!(b.net.is_connected(&a.id()));
     assert_eq!(b.net.connected(), vec![a.id()]);
     assert_eq!(peer_of_key(&key_of_peer(&a.id()).unwrap()), a.id());
@@ -64,12 +66,11 @@ async fn forgotten_peer_is_refused_until_it_is_named_again() {
     a.net.forget(b.id());
     a.disconnected(b.id()).await;
     // The other end keeps trying; each try is refused.
-    let refused = async {
-        while a.net.counters().peers_refused == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(LIMIT, refused).await.unwrap();
+    until("it is refused", || {
+        a.net.counters().refused(Refusal::Stranger) > 0
+    })
+    .await;
+    assert!(a.net.connected().is_empty());
     a.net.set_addresses(b.id(), vec![]);
     gossip_flows(&b, &mut a, "welcome").await;
 }
@@ -79,18 +80,20 @@ async fn peers_of_two_networks_do_not_stay_together() {
     let mut a = Node::start(85).await;
     let mut settings = config(86, "/ip4/127.0.0.1/tcp/0");
     settings.net8 = "ffffffff".to_owned();
-    let b = Node::start_with(settings).await;
+    let mut b = Node::start_with(settings).await;
+    b.know(a.id());
     a.net.set_addresses(b.id(), vec![b.address()]);
     a.connected(b.id()).await;
     a.disconnected(b.id()).await;
-    let refused = a.net.counters().peers_refused + b.net.counters().peers_refused;
-    assert!(refused > 0);
+    let refused = |node: &Node| node.net.counters().refused(Refusal::Network);
+    assert!(refused(&a) + refused(&b) > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cut_link_is_noticed_and_mended() {
     let (mut a, mut b) = (Node::start(91).await, Node::start(92).await);
     let (cut, proxy) = proxy(port(&b.address())).await;
+    b.know(a.id());
     a.net.set_addresses(b.id(), vec![proxy]);
     a.connected(b.id()).await;
     b.connected(a.id()).await;
@@ -111,6 +114,23 @@ async fn cut_link_is_noticed_and_mended() {
     gossip_flows(&a, &mut b, "after").await;
     gossip_flows(&b, &mut a, "back").await;
     assert!(a.net.counters().peers_silent > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_that_restarts_behind_a_dead_connection_is_not_deaf() {
+    let (mut a, mut b) = (Node::start(93).await, Node::start(94).await);
+    let (cut, proxy) = proxy(port(&a.address())).await;
+    // The first connection ends nowhere from now on, and nobody is told.
+    a.know(b.id());
+    b.net.set_addresses(a.id(), vec![proxy]);
+    b.connected(a.id()).await;
+    a.connected(b.id()).await;
+    gossip_flows(&b, &mut a, "before").await;
+    cut.send_replace(true);
+    let mut b = b.restart().await;
+    b.net.set_addresses(a.id(), vec![a.address()]);
+    gossip_flows(&b, &mut a, "from it").await;
+    gossip_flows(&a, &mut b, "to it").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,16 +1,15 @@
-//! The joiner's side: one connection to the authority, under the key that shall be admitted.
+//! The joiner's side: questions to the authority, under the key that shall be admitted.
 
-use std::time::{Duration, Instant};
+use std::net::TcpListener;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blosm_ledger::{Hash, PublicKey, SecretKey};
-use blosm_net::{
-    Multiaddr, NetConfig, NetError, NetHandle, Network, PeerId, Protocol, RequestError, peer_of_key,
-};
+use blosm_net::{JoinError, JoinQuestion, Multiaddr, NetError, ask_to_join, peer_of_key};
 use libp2p::multiaddr::Protocol as Part;
 
 use super::invite::Invite;
+use super::reach;
 use super::wire::{Denial, JoinRequest, JoinResponse};
-use super::{SOFTWARE, reach};
 
 /// How often a request is repeated that was lost. All of them may be: an admission is made once.
 const TRIES: u32 = 3;
@@ -31,9 +30,9 @@ pub(crate) enum LineError {
         "what answers at {0} is not the authority of this invite: it has another key, or is of another network; ask for a new invite"
     )]
     Stranger(Multiaddr),
-    /// It answered before and does not any more.
+    /// It answered before and does not any more, or does not take strangers.
     #[error("the connection to the authority was lost ({0}); run the same command again")]
-    Lost(RequestError),
+    Lost(JoinError),
     /// It said no.
     #[error("{0}")]
     Denied(Denial),
@@ -74,71 +73,87 @@ pub(crate) async fn find(invite: &Invite) -> Result<Found, LineError> {
     best.ok_or_else(|| LineError::Unreachable(failed.into_iter().filter_map(Result::err).collect()))
 }
 
-/// A swarm that talks to one authority.
+/// The way to one authority. Each question has a connection of its own, as long as a stranger's may be.
 #[derive(Debug)]
 pub(crate) struct Line {
-    net: NetHandle,
-    authority: PeerId,
-    address: Multiaddr,
-    events: tokio::task::JoinHandle<()>,
+    key: SecretKey,
+    net8: String,
+    /// Ends in `/p2p/`.
+    authority: Multiaddr,
+    listen: Vec<Multiaddr>,
+}
+
+/// What the authority said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) answer: JoinResponse,
+    /// When it came, by this machine's clock.
+    pub(crate) at_unix_ms: u64,
+    /// The round trip to the authority; zero if it was not measured.
+    pub(crate) rtt: Duration,
 }
 
 impl Line {
-    /// Listens on `listen`, if on anything, and names the authority. It is dialled by the first question.
-    pub(crate) async fn open(
+    /// Names the authority, and where this machine listens while it asks. Nobody is dialled yet.
+    pub(crate) fn open(
         key: &SecretKey,
         chain_id: Hash,
         authority: PublicKey,
         address: &Multiaddr,
         listen: &[Multiaddr],
     ) -> Result<Line, LineError> {
-        let peer = peer_of_key(&authority.0);
-        let config = NetConfig {
-            seed: *key.seed(),
-            net8: chain_id.short(8),
-            listen: listen.to_vec(),
-            bootstrap: vec![address.clone().with(Part::P2p(peer))],
-            agent: format!("blosm/{SOFTWARE}"),
-        };
-        let (net, mut events) = Network::spawn(config).await?;
-        // A member is told of blocks at once; they are for the node that will run here.
-        let events = tokio::spawn(async move { while events.recv().await.is_some() {} });
+        for address in listen {
+            // What is taken now the node could not have either.
+            if let Some(socket) = reach::socket_address(address) {
+                let bound = TcpListener::bind(socket);
+                drop(bound.map_err(|source| NetError::Listen {
+                    address: address.clone(),
+                    source,
+                })?);
+            }
+        }
         Ok(Line {
-            net,
-            authority: peer,
-            address: address.clone(),
-            events,
+            key: key.clone(),
+            net8: chain_id.short(8),
+            authority: address.clone().with(Part::P2p(peer_of_key(&authority.0))),
+            listen: listen.to_vec(),
         })
     }
 
     /// Asks until there is an answer.
-    pub(crate) async fn ask(&self, request: &JoinRequest) -> Result<JoinResponse, LineError> {
+    pub(crate) async fn ask(&self, request: &JoinRequest) -> Result<Said, LineError> {
         let mut tries = 0;
-        let bytes = loop {
+        let said = loop {
             tries += 1;
-            let answer = self
-                .net
-                .request(self.authority, Protocol::Join, request.encode())
-                .await;
-            match answer {
-                Ok(bytes) => break bytes,
+            let question = JoinQuestion {
+                net8: self.net8.clone(),
+                authority: self.authority.clone(),
+                listen: self.listen.clone(),
+                request: request.encode(),
+            };
+            match ask_to_join(self.key.seed(), question).await {
+                Ok(said) => break said,
                 Err(_) if tries < TRIES => tokio::time::sleep(PAUSE).await,
-                Err(RequestError::Dial | RequestError::NotConnected | RequestError::Unsupported) => {
-                    return Err(LineError::Stranger(self.address.clone()));
+                Err(JoinError::Dial { authority, .. }) => return Err(LineError::Stranger(authority)),
+                Err(JoinError::Unsupported(_)) => {
+                    return Err(LineError::Stranger(self.authority.clone()));
                 }
                 Err(error) => return Err(LineError::Lost(error)),
             }
         };
-        match JoinResponse::decode(&bytes) {
+        match JoinResponse::decode(&said.response) {
             None => Err(LineError::Malformed),
             Some(JoinResponse::Denied(denial)) => Err(LineError::Denied(denial)),
-            Some(answer) => Ok(answer),
+            Some(answer) => Ok(Said {
+                answer,
+                at_unix_ms: unix_ms_of(said.answered),
+                rtt: said.rtt.unwrap_or_default(),
+            }),
         }
     }
+}
 
-    /// Hangs up, so that the node that runs next finds its key and its port free.
-    pub(crate) async fn close(self) {
-        self.net.shutdown().await;
-        self.events.abort();
-    }
+fn unix_ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,7 @@ mod reach;
 mod store;
 mod wire;
 
-pub(crate) use client::{Found, Line, LineError, find};
+pub(crate) use client::{Found, Line, LineError, Said, find};
 pub(crate) use desk::Desk;
 pub(crate) use invite::Invite;
 pub use invite::InviteError;

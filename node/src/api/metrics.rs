@@ -24,8 +24,11 @@ async fn metrics(State(state): State<ApiState>) -> Response {
         .metrics
         .ledger(view.height, view.confirmed_height, view.state.members().len());
     state.metrics.clock_offset(state.chain.clock().offset_seconds());
-    state.metrics.peers(state.net.connected().len());
-    state.metrics.net_events(&state.net.counters());
+    state.metrics.net(
+        state.net.connected().len(),
+        state.net.reachability().verdict(),
+        &state.net.counters(),
+    );
     let resources = state.sessions.resources().await;
     state.metrics.resources(resources.memory, resources.cpu);
     match state.metrics.render() {

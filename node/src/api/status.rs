@@ -1,9 +1,11 @@
 //! `/v1/status` and `/v1/peers`: this node at a glance.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use axum::Json;
 use axum::extract::State;
 use blosm_ledger::PublicKey;
-use blosm_net::{Direction, key_of_peer};
+use blosm_net::{Direction, Multiaddr, Reachability, key_of_peer};
 use serde_json::{Value, json};
 
 use super::ApiState;
@@ -36,6 +38,7 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<Value> {
         "clock_offset_seconds": clock.offset_seconds(),
         "members": view.state.members().len(),
         "peers": state.net.connected().len(),
+        "reachability": reachability(&state.net.reachability()),
         "services": config.services.keys().collect::<Vec<_>>(),
         "gateway": config.gateway.url,
         "engine": state.sessions.engine().await,
@@ -62,8 +65,30 @@ pub(super) async fn peers(State(state): State<ApiState>) -> Json<Value> {
                 Direction::Inbound => "inbound",
                 Direction::Outbound => "outbound",
             },
+            "found": peer.found.name(),
+            "since_unix_ms": unix_ms(peer.since),
             "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            "score": peer.score,
+            "agent": peer.agent,
+            "protocols": peer.protocols,
         })
     });
     Json(peers.collect())
+}
+
+/// Whether other members can dial this node; `reachable` is null while nobody knows.
+fn reachability(known: &Reachability) -> Value {
+    let texts = |addresses: &[Multiaddr]| addresses.iter().map(Multiaddr::to_string).collect::<Vec<_>>();
+    json!({
+        "reachable": known.verdict(),
+        "inbound": known.inbound,
+        "observed": texts(&known.observed),
+        "reached": texts(&known.reached),
+        "unreached": texts(&known.unreached),
+    })
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The ledger task: routes what peers send, keeps the members connected, and lets workers do what takes time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -131,6 +131,7 @@ impl ChainTask {
             known: BTreeMap::new(),
             height: None,
             leaving: BTreeMap::new(),
+            struck: BTreeSet::new(),
             acks,
             waiting: Waiting::default(),
             empty_after,
@@ -152,6 +153,8 @@ struct Runner {
     height: Option<u64>,
     /// Evicted nodes that are not cut off yet, and when they are.
     leaving: BTreeMap<PublicKey, Instant>,
+    /// Former members of whom the network was told.
+    struck: BTreeSet<PublicKey>,
     /// Parties of a pushed block that hold it.
     acks: mpsc::Receiver<(PeerId, Ack)>,
     /// Members that wait for confirmations.
@@ -413,6 +416,13 @@ impl Runner {
             self.leaving.insert(key, Instant::now() + farewell);
             self.shared.toll().retain(members);
         }
+        // Also whoever was evicted while this node was away: its network file may name that node for ever.
+        self.struck.retain(|key| !members.contains(key));
+        for (key, _) in members.former() {
+            if *key != self.shared.me && !self.leaving.contains_key(key) && self.struck.insert(*key) {
+                self.shared.net.forget(peer_of_key(&key.0));
+            }
+        }
     }
 
     /// Cuts off those whose time is over, unless they were admitted again.
@@ -427,6 +437,7 @@ impl Runner {
         for key in due {
             self.leaving.remove(&key);
             if !self.known.contains_key(&key) {
+                self.struck.insert(key);
                 self.shared.net.forget(peer_of_key(&key.0));
             }
         }

@@ -7,7 +7,7 @@ mod misbehaving;
 mod versions;
 
 use blosm_ledger::{Confirmations, Evict, Payload, SessionStatus};
-use blosm_net::{Protocol, peer_of_key};
+use blosm_net::{Protocol, Refusal, peer_of_key};
 
 use self::harness::{LIMIT, Place, copy, key, network, until};
 use super::client::SubmitAnswer;
@@ -54,6 +54,8 @@ async fn sealed_transactions_spread_and_are_confirmed_by_all() {
 async fn late_joiner_pulls_what_it_missed() {
     let nodes = network(1).await;
     let (a, b) = (&nodes[0], &nodes[1]);
+    // Only members read the chain.
+    a.chain.submit(a.admission_of(5, vec![])).await.unwrap();
     // More blocks than one answer carries.
     for n in 0..300 {
         a.chain.submit(b.opening(n).1).await.unwrap();
@@ -66,6 +68,7 @@ async fn late_joiner_pulls_what_it_missed() {
     assert_eq!(late.chain.snapshot().state.session_count(), 300);
 
     // Without the authority the other member has it all.
+    b.reaches(height).await;
     let late = late.stop().await;
     let mut nodes = nodes.into_iter();
     let a = nodes.next().unwrap().stop().await;
@@ -110,11 +113,16 @@ async fn probe_tells_when_it_reached_each_member() {
     );
     assert_eq!(report.reached(0.9), Some(report.arrivals[1].after));
 
-    // Who is no member draws no answers, though all of its peers hear it.
+    // Who is no member draws no answers: nobody hears it.
     let stranger = Place::new(9).start(&[a, b, c]).await;
-    stranger.reaches(a.chain.snapshot().height).await;
+    for node in [a, b, c] {
+        until("the stranger is refused", || async {
+            node.net.counters().refused(Refusal::Stranger) > 0
+        })
+        .await;
+    }
     let report = stranger.chain.probe(500).await.unwrap();
-    assert_eq!((report.members, report.arrivals.len()), (4, 0));
+    assert_eq!(report.arrivals, vec![]);
     assert_eq!(
         stranger.chain.probe(10).await,
         Err(crate::chain::ProbeError::Length)
@@ -331,7 +339,7 @@ async fn transaction_reaches_a_proposer_that_only_gossip_can_reach() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn evicted_member_is_cut_off_and_strangers_may_not_submit() {
+async fn evicted_member_is_cut_off_and_strangers_reach_nothing() {
     let nodes = network(2).await;
     let (a, b, c) = (&nodes[0], &nodes[1], &nodes[2]);
     for node in [a, b] {
@@ -352,17 +360,43 @@ async fn evicted_member_is_cut_off_and_strangers_may_not_submit() {
     b.disconnected(c).await;
 
     let stranger = Place::new(9).start(&[a]).await;
-    stranger.connected(a).await;
-    let request = LedgerRequest::Submit(stranger.opening(1).1.encode()).encode();
-    let answer = stranger
-        .net
-        .request(peer_of_key(&key(0).public().0), Protocol::Ledger, request)
-        .await
-        .unwrap();
-    assert_eq!(LedgerResponse::decode(&answer), Some(LedgerResponse::Unavailable));
-    // It may read: that is how a node is on the chain's height when it is admitted.
-    stranger.reaches(height).await;
+    until("the stranger is refused", || async {
+        a.net.counters().refused(Refusal::Stranger) > 0
+    })
+    .await;
+    for request in [
+        LedgerRequest::Submit(stranger.opening(1).1.encode()),
+        LedgerRequest::Head,
+    ] {
+        let answer = stranger
+            .net
+            .request(
+                peer_of_key(&key(0).public().0),
+                Protocol::Ledger,
+                request.encode(),
+            )
+            .await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+    assert!(!a.net.is_connected(&stranger.net.local_peer()));
+    assert_eq!(stranger.chain.snapshot().height, 0);
     stranger.stop().await;
+
+    // The network file of a node that starts again may still name whom the ledger has evicted.
+    let mut nodes = nodes;
+    let place = nodes.remove(1).stop().await;
+    let (a, c) = (&nodes[0], &nodes[1]);
+    let b = place.start(&[a, c]).await;
+    b.connected(a).await;
+    // It has heard of its eviction and talks to the authority only; now it dials in spite of it.
+    let way = b.full_address();
+    c.net.set_addresses(b.net.local_peer(), vec![way]);
+    until("the evicted member is refused", || async {
+        b.net.counters().refused(Refusal::Stranger) > 0
+    })
+    .await;
+    b.disconnected(c).await;
+    b.stop().await;
     for node in nodes {
         node.stop().await;
     }

@@ -10,6 +10,9 @@ use super::log::{self, LogFile};
 use crate::config::{CONFIG_FILE, Config, Overrides};
 use crate::run::{self, RunOptions};
 
+/// Peers can make libp2p warn as often as they like.
+const LOG: &str = "info,libp2p=error";
+
 #[derive(Debug, Args)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -18,7 +21,7 @@ pub(super) struct Run {
     #[arg(long)]
     alone: bool,
     /// What to log: a level or a filter such as info,blosm_net=debug
-    #[arg(long, env = "BLOSM_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "BLOSM_LOG", value_name = "FILTER", default_value = LOG)]
     log: String,
     #[command(flatten)]
     log_file: LogFile,

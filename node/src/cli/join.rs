@@ -9,7 +9,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use blosm_ledger::SecretKey;
@@ -25,7 +25,7 @@ use super::network::network_toml;
 use super::table::text;
 use crate::admission::{
     Application, Found, Hello, Invite, JoinRequest, JoinResponse, Line, LineError, OLDEST_PROTOCOL, PROTOCOL,
-    SOFTWARE, Welcome, find,
+    SOFTWARE, Said, Welcome, find,
 };
 use crate::config::{self, CONFIG_FILE, Config, NetworkFile, Overrides};
 use crate::run::RunError;
@@ -81,12 +81,12 @@ impl Join {
 pub(super) async fn run(join: Join) -> anyhow::Result<()> {
     let mut report = Report::new(join.output);
     let invite = join.invite()?;
-    report.say(checks::invite(&invite, unix_ms()));
     let fresh = !join.data_dir.join(CONFIG_FILE).exists();
     ensure!(
         !fresh || join.set.location.is_some(),
         "give --location LAT,LON in degrees: where this node stands"
     );
+    report.say(checks::invite(&invite, unix_ms()));
     let mut data = DataDir::open(&join.data_dir)?;
     if let Some(there) = data.network()? {
         ensure!(
@@ -119,15 +119,14 @@ pub(super) async fn run(join: Join) -> anyhow::Result<()> {
     }
 
     let listen = &config.net.listen;
-    let line = Line::open(&key, invite.chain_id, invite.authority, &found.address, listen).await?;
+    let line = Line::open(&key, invite.chain_id, invite.authority, &found.address, listen)?;
     // From here on this key may be a member: it is not thrown away any more.
     data.keep();
     let height = admit(&line, &invite, &config, &mut report).await;
     let reached = match &height {
-        Ok(_) => line.ask(&JoinRequest::Reach).await,
+        Ok(_) => line.ask(&JoinRequest::Reach).await.map(|said| said.answer),
         Err(_) => Ok(JoinResponse::Reached(Vec::new())),
     };
-    line.close().await;
     let height = height?;
     report.say(match reached {
         Ok(JoinResponse::Reached(reached)) => checks::reached(&config, &reached),
@@ -148,17 +147,9 @@ async fn hello(
     key: &SecretKey,
     report: &mut Report,
 ) -> anyhow::Result<Welcome> {
-    let line = Line::open(key, invite.chain_id, invite.authority, &found.address, &[]).await?;
-    let answer = line.ask(&JoinRequest::Hello(greeting(invite))).await;
-    // Once more for the clock: the first question had to dial.
-    let asked = (unix_ms(), Instant::now());
-    let answer = match answer {
-        Ok(_) => line.ask(&JoinRequest::Hello(greeting(invite))).await,
-        Err(error) => Err(error),
-    };
-    let took = asked.1.elapsed();
-    line.close().await;
-    let JoinResponse::Welcome(welcome) = answer? else {
+    let line = Line::open(key, invite.chain_id, invite.authority, &found.address, &[])?;
+    let said = line.ask(&JoinRequest::Hello(greeting(invite))).await?;
+    let JoinResponse::Welcome(welcome) = said.answer else {
         bail!(LineError::Malformed);
     };
     welcome.genesis.validate()?;
@@ -182,7 +173,7 @@ async fn hello(
             welcome.software
         ),
     ));
-    report.say(checks::clock(asked.0, took, welcome.clock_unix_ms));
+    report.say(checks::clock(said.at_unix_ms, said.rtt, welcome.clock_unix_ms));
     if let Some(height) = welcome.member_since {
         report.say(Check::ok(
             "member",
@@ -277,7 +268,10 @@ async fn admit(line: &Line, invite: &Invite, config: &Config, report: &mut Repor
     loop {
         tries += 1;
         match line.ask(&request).await {
-            Ok(JoinResponse::Admitted { height, as_sent }) => {
+            Ok(Said {
+                answer: JoinResponse::Admitted { height, as_sent },
+                ..
+            }) => {
                 report.say(checks::admitted(config, height, as_sent));
                 return Ok(height);
             }

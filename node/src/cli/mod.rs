@@ -74,6 +74,8 @@ enum Command {
     LayerHelper(helper::LayerHelper),
     /// What this node is and how it is
     Status(show::Show),
+    /// The peers that this node is connected to
+    Peers(show::Show),
     /// The network's members
     Members(members::Members),
     /// The sessions that this node's chain and journal know
@@ -159,6 +161,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Evict(evict) => client::block_on(evict::evict(evict)),
         Command::Leave(leave) => client::block_on(evict::leave(leave)),
         Command::Status(show) => client::block_on(show::status(show)),
+        Command::Peers(show) => client::block_on(show::peers(show)),
         Command::Members(show) => client::block_on(members::run(show)),
         Command::Sessions(show) => client::block_on(show::sessions(show)),
         Command::Migrations(show) => client::block_on(show::migrations(show)),

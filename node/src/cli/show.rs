@@ -1,9 +1,9 @@
-//! `blosm status`, `members`, `sessions` and `migrations`: what the running node says, as tables.
+//! `blosm status`, `peers`, `members`, `sessions` and `migrations`: what the running node says, as tables.
 
 use clap::Args;
 use serde_json::Value;
 
-use super::table::{Table, bytes, cores, lines, millis, short, text};
+use super::table::{Table, age, bytes, cores, lines, millis, short, text};
 use super::{Output, Target};
 
 #[derive(Debug, Args)]
@@ -57,6 +57,7 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
                     text(&status, "peers")
                 ),
             ),
+            ("reachable", reachable(&status["reachability"])),
             ("sessions", text(&status, "sessions")),
             ("engine", engine(&status["engine"])),
             ("memory", resource("memory", bytes)),
@@ -70,6 +71,38 @@ pub(super) async fn status(show: Show) -> anyhow::Result<()> {
                 },
             ),
         ]) + &warnings(&status)
+    });
+    Ok(())
+}
+
+pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
+    let peers = show.target.client()?.get("/v1/peers").await?;
+    show.output.print(&peers, || {
+        let mut table = Table::new([
+            "NODE",
+            "LABEL",
+            "ADDRESS",
+            "DIRECTION",
+            "FOUND",
+            "SINCE",
+            "RTT",
+            "SCORE",
+            "AGENT",
+        ]);
+        for peer in items(&peers) {
+            table.row([
+                short(peer, "node", NODE_DIGITS),
+                text(peer, "label"),
+                text(peer, "address"),
+                text(peer, "direction"),
+                text(peer, "found"),
+                age(peer, "since_unix_ms"),
+                millis(peer, "rtt_ms"),
+                text(peer, "score"),
+                text(peer, "agent"),
+            ]);
+        }
+        table.render()
     });
     Ok(())
 }
@@ -150,6 +183,17 @@ fn clock(offset: &Value) -> String {
 fn warnings(status: &Value) -> String {
     let warning = |warning: &Value| Some(format!("warning: {}\n", warning.as_str()?));
     items(&status["warnings"]).iter().filter_map(warning).collect()
+}
+
+/// Whether other members can dial this node, and why it is thought so.
+fn reachable(known: &Value) -> String {
+    let at = |key: &str| text(known, key);
+    match known["reachable"].as_bool() {
+        Some(true) if known["inbound"] == true => "yes, members have dialled this node".to_owned(),
+        Some(true) => format!("yes, at {}", at("reached")),
+        Some(false) => format!("no, a member tried {} in vain", at("unreached")),
+        None => "nobody has tried yet".to_owned(),
+    }
 }
 
 fn engine(engine: &Value) -> String {

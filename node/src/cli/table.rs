@@ -1,6 +1,7 @@
 //! Text tables for people, from the JSON of the local API.
 
 use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -109,6 +110,17 @@ pub(super) fn cores(value: &Value, key: &str) -> String {
 pub(super) fn millis(value: &Value, key: &str) -> String {
     let found = find(value, key).and_then(Value::as_f64);
     found.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.0} ms"))
+}
+
+/// How long ago a time in Unix milliseconds is, in whole seconds, for people.
+pub(super) fn age(value: &Value, key: &str) -> String {
+    let Some(then) = find(value, key).and_then(Value::as_u64) else {
+        return "-".to_owned();
+    };
+    let then = UNIX_EPOCH + Duration::from_millis(then);
+    // A clock that was set back makes it "just now".
+    let ago = SystemTime::now().duration_since(then).unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(ago.as_secs())).to_string()
 }
 
 #[cfg(test)]

@@ -83,6 +83,14 @@ pub(super) struct NetTable {
     pub(super) listen: Vec<Multiaddr>,
     /// libp2p addresses that the admission carries and that other members dial.
     pub(super) advertise: Vec<Multiaddr>,
+    /// Finds members on the local network.
+    pub(super) mdns: bool,
+    /// Asks other members for one that is out of reach, and answers them.
+    pub(super) kad: bool,
+    /// Connections of peers that are no members, 0 to 256. Only an authority takes any.
+    pub(super) strangers: u32,
+    /// Handshakes and connections of strangers from one IP address, 1 to 256. Members do not count.
+    pub(super) per_address: u32,
 }
 
 /// Where a node listens unless it is told otherwise.
@@ -96,6 +104,10 @@ impl Default for NetTable {
         Self {
             listen: vec![default_listen()],
             advertise: Vec::new(),
+            mdns: true,
+            kad: true,
+            strangers: 32,
+            per_address: 64,
         }
     }
 }

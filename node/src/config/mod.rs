@@ -119,6 +119,14 @@ pub struct NetSettings {
     pub listen: Vec<Multiaddr>,
     /// Addresses that the admission carries and that others dial. Never a wildcard address.
     pub advertise: Vec<Multiaddr>,
+    /// Whether members on the local network find each other by themselves.
+    pub mdns: bool,
+    /// Whether members ask each other for one that is out of reach.
+    pub kad: bool,
+    /// Connections of peers that are no members, which may ask to be admitted. Only an authority takes any.
+    pub strangers: usize,
+    /// Handshakes and connections of strangers from one IP address, at least 1.
+    pub per_address: usize,
 }
 
 /// `[gateway]`: what cars talk to.

@@ -34,6 +34,8 @@ const MAX_TOLERANCE: u8 = 3;
 const MAX_THREADS: usize = 64;
 /// Bytes per second; below it no migration would end.
 const MIN_RATE: u64 = 64 << 10;
+/// Connections of strangers, and handshakes, that a node ever has.
+const MAX_STRANGERS: u32 = 256;
 /// Moves at once; a node has far fewer cores and one link.
 const MAX_AT_ONCE: u32 = 64;
 
@@ -167,9 +169,25 @@ fn net(source: &Source<'_>, table: NetTable) -> Result<NetSettings, ConfigError>
     for address in &table.advertise {
         check_advertised(address).map_err(|message| source.value("net.advertise", message))?;
     }
+    if table.strangers > MAX_STRANGERS {
+        return Err(source.value(
+            "net.strangers",
+            format!("must be 0 to {MAX_STRANGERS} connections"),
+        ));
+    }
+    if !(1..=MAX_STRANGERS).contains(&table.per_address) {
+        return Err(source.value(
+            "net.per_address",
+            format!("must be 1 to {MAX_STRANGERS} connections; with none nobody could connect"),
+        ));
+    }
     Ok(NetSettings {
         listen: table.listen,
         advertise: table.advertise,
+        mdns: table.mdns,
+        kad: table.kad,
+        strangers: table.strangers as usize,
+        per_address: table.per_address as usize,
     })
 }
 

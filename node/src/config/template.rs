@@ -39,6 +39,14 @@ pub fn default_toml(set: &Overrides) -> String {
     out.prose("Addresses of this machine that other members dial; the admission carries them. Without one only this node dials.");
     let advertise = (!set.advertise.is_empty()).then_some(List(&set.advertise));
     out.set_or("advertise", advertise, List::<&str>(&[]));
+    out.prose("Whether members on the same local network find each other by mDNS, and whether members ask each other for one");
+    out.prose("that is out of reach. Only members' addresses count either way.");
+    out.default("mdns", true);
+    out.default("kad", true);
+    out.prose("Connections of nodes that are no members yet: they may ask to be admitted, nothing else. Authorities only.");
+    out.default("strangers", 32);
+    out.prose("Handshakes and connections of strangers from one IP address. Members do not count.");
+    out.default("per_address", 64);
 
     out.table("gateway");
     out.prose("Address that cars connect to.");

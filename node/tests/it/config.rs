@@ -128,6 +128,14 @@ fn a_value_that_cannot_be_used_is_refused_with_its_key() {
             "[net]\nadvertise = [\"/ip4/0.0.0.0/tcp/4401\"]\n",
             "blosm.toml:4: net.advertise: ",
         ),
+        (
+            "[net]\nstrangers = 1000\n",
+            "blosm.toml:4: net.strangers: must be 0 to 256",
+        ),
+        (
+            "[net]\nper_address = 0\n",
+            "blosm.toml:4: net.per_address: must be 1 to 256",
+        ),
         ("[gateway]\nurl = \"ftp://x\"\n", "blosm.toml:4: gateway.url: "),
         ("[gateway]\nhold_max = 0\n", "blosm.toml:4: gateway.hold_max: "),
         (

@@ -190,6 +190,12 @@ fn submit(config: &Config, key: &SecretKey, transaction: Vec<u8>) {
             net8: config.network.chain_id.short(8),
             listen: vec![],
             bootstrap: config.network.bootstrap.clone(),
+            authorities: vec![],
+            advertise: vec![],
+            strangers: 0,
+            per_address: 64,
+            mdns: false,
+            kad: false,
             agent: "test".to_owned(),
         })
         .await

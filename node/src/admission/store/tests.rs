@@ -185,6 +185,7 @@ fn an_evicted_node_needs_another_invite() {
     let (invite, other) = (desk.issue(5), desk.issue(5));
     let admission = desk.board(NOW, &invite, 1).unwrap();
     desk.seal(1, admission);
+    desk.invites.landed(&admission);
     desk.apply(Payload::Evict(Evict {
         key: node(1),
         reason: "moved away".into(),

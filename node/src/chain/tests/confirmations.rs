@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use blosm_ledger::{Ack, AckBody, Confirmations, Count, HEADER_VERSION, Hash, Status, StatusBody};
-use blosm_net::{NetHandle, Protocol, Topic};
+use blosm_net::{NetHandle, Protocol, Topic, peer_of_key};
 use futures::future::join_all;
 
 use super::harness::{LIMIT, Node, Place, genesis, key, network, until};
@@ -267,7 +267,8 @@ async fn false_acknowledgements_change_nothing_and_cost_their_sender() {
     .await;
     assert_eq!(count().await, of(2, 7));
 
-    // Who is no member says nothing at all, and an honest one is heard as before.
+    // Who is no member says nothing at all, even where its connection is let in, and an honest one is heard as before.
+    a.net.set_addresses(peer_of_key(&key(30).public().0), vec![]);
     let stranger = Puppet::new(30, &a).await;
     assert_eq!(
         stranger.say(&a, honest(&stranger, 1)).await,
@@ -327,11 +328,19 @@ async fn a_status_is_believed_only_from_the_authority_and_only_as_far_as_the_own
     };
     // Topics are told some time after a connection is up: a message that nobody gets is lost.
     let round = std::cell::Cell::new(1 << 60);
-    until("the last of them is known", || async {
+    let heard = b.net.counters().gossip_received;
+    until("it hears what the puppet says", || async {
         round.set(round.get() + 1);
-        for status in statuses(round.get()) {
-            puppet.net.publish(Topic::Status, status.encode()).unwrap();
-        }
+        let honest = Status::sign(&key(0), body(round.get(), view.height, view.height, 1));
+        puppet.net.publish(Topic::Status, honest.encode()).unwrap();
+        b.net.counters().gossip_received > heard
+    })
+    .await;
+    // Once: each lie costs the peer that tells it.
+    for status in statuses(round.get() + 1) {
+        puppet.net.publish(Topic::Status, status.encode()).unwrap();
+    }
+    until("the last of them is known", || async {
         b.chain.snapshot().newest.iter().any(|count| count.acked == 99)
     })
     .await;

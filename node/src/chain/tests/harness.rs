@@ -8,7 +8,7 @@ use blosm_ledger::{
     Admit, Genesis, HEADER_VERSION, HandOver, Hash, Ledger, Location, Open, Params, Payload, PublicKey,
     SecretKey, SessionId, Token, Transaction,
 };
-use blosm_net::{Multiaddr, NetConfig, NetEvent, NetHandle, Network, Protocol};
+use blosm_net::{Multiaddr, NetConfig, NetEvent, NetHandle, Network, Protocol, peer_of_key};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -118,6 +118,13 @@ impl Place {
             net8: genesis().chain_id().short(8),
             listen: vec![self.listen.clone()],
             bootstrap: bootstrap.iter().map(|node| node.full_address()).collect(),
+            authorities: vec![peer_of_key(&genesis().authorities[0].0)],
+            advertise: vec![],
+            strangers: 0,
+            per_address: 64,
+            mdns: false,
+            // Tests say who knows whose address.
+            kad: false,
             agent: "test".to_owned(),
         };
         let (net, events) = Network::spawn(config).await.unwrap();

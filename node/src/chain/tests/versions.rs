@@ -84,7 +84,7 @@ async fn a_kind_of_a_later_version_stops_nobody_for_good() {
     // The next block, as an authority of a later version would have made it.
     let block = b.chain.block(BlockId::Height(view.height)).await.unwrap();
     let later = of_a_later_kind(&block);
-    let (net, mut events) = place.swarm(&[]).await;
+    let (net, mut events) = place.swarm(&[b, c]).await;
     let answers = tokio::spawn({
         let (net, later) = (net.clone(), later.clone());
         let head = WireHead {

@@ -112,10 +112,10 @@ pub(super) fn authority(found: &Found) -> Check {
     )
 }
 
-/// The authority's clock as it was in the middle of the question, beside this one.
-pub(super) fn clock(asked_unix_ms: u64, took: Duration, theirs_unix_ms: u64) -> Check {
-    let half = i128::try_from(took.as_millis() / 2).unwrap_or(0);
-    let ahead = i128::from(asked_unix_ms) + half - i128::from(theirs_unix_ms);
+/// The authority's clock as it was half a round trip before its answer came, beside this one.
+pub(super) fn clock(answered_unix_ms: u64, rtt: Duration, theirs_unix_ms: u64) -> Check {
+    let way = i128::try_from(rtt.as_millis() / 2).unwrap_or(0);
+    let ahead = i128::from(answered_unix_ms) - way - i128::from(theirs_unix_ms);
     let ahead = i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX });
     let off = format!(
         "{:.1} s {} the authority's",
@@ -132,7 +132,7 @@ pub(super) fn clock(asked_unix_ms: u64, took: Duration, theirs_unix_ms: u64) -> 
     Check::ok("clock", off)
 }
 
-/// Ports that `blosm run` will need. The swarm's own is taken by the admission itself.
+/// Ports that `blosm run` will need. The swarm's own is looked at before the admission.
 ///
 /// # Errors
 /// One is taken.
@@ -304,22 +304,23 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_off_is_told_of_with_its_cure() {
-        let took = Duration::from_millis(100);
+        let rtt = Duration::from_millis(100);
         let base = 1_700_000_000_000;
+        let answered = base + 100;
         assert_eq!(
-            clock(base, took, base + 50),
+            clock(answered, rtt, base + 50),
             Check::ok("clock", "0.0 s ahead of the authority's")
         );
         assert_eq!(
-            clock(base, took, base + 50 + 5_000),
+            clock(answered, rtt, base + 50 + 5_000),
             Check::ok("clock", "5.0 s behind the authority's")
         );
         assert_eq!(
-            clock(base, took, base + 50 + 52_000).line(),
+            clock(answered, rtt, base + 50 + 52_000).line(),
             "warn  clock       this machine's clock is 52.0 s behind the authority's: set it (`timedatectl set-ntp \
              true`), or times in reports are wrong"
         );
-        let ahead = clock(base + 5_001, took, base + 50);
+        let ahead = clock(answered + 5_001, rtt, base + 50);
         assert!(
             ahead
                 .line()
@@ -327,7 +328,7 @@ mod tests {
             "{ahead:?}"
         );
         // What a peer says may be anything.
-        assert!(clock(0, took, u64::MAX).cure.is_some() && clock(u64::MAX, took, 0).cure.is_some());
+        assert!(clock(0, rtt, u64::MAX).cure.is_some() && clock(u64::MAX, rtt, 0).cure.is_some());
     }
 
     #[test]

@@ -88,8 +88,8 @@ async fn verdict(testnet: &Testnet) -> Result<Value> {
         }
         let page = client.metrics().await?;
         let refusals = [
-            "blosm_net_events_total{event=\"peers_kept_out\"} ",
-            "blosm_net_events_total{event=\"peers_refused\"} ",
+            "blosm_net_kept_out_total ",
+            "blosm_net_refused_total{reason=\"score\"} ",
         ];
         for line in page.lines() {
             let count = refusals.iter().find_map(|name| line.strip_prefix(name));
