@@ -200,12 +200,15 @@ impl Ledger {
     }
 
     /// Whether the state here would take a transaction now, for a node that passes gossip on.
-    pub fn judge(&self, transaction: &Transaction) -> Result<(), Refusal> {
-        if self.sealed_height(&transaction.hash())?.is_some() {
-            return Ok(());
+    pub fn judge(&self, transaction: &Transaction) -> Result<Submitted, Refusal> {
+        if let Some(height) = self.sealed_height(&transaction.hash())? {
+            return Ok(Submitted::AlreadySealed { height });
         }
         self.verify(transaction)?;
-        self.state().clone().apply(transaction, self.head().height + 1)
+        self.state()
+            .clone()
+            .apply(transaction, self.head().height + 1)
+            .map(|()| Submitted::Pending)
     }
 
     /// Seals what waits into the next block. The block is on disk, synced, before it is returned. `None` when nothing

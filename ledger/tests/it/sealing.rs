@@ -134,8 +134,22 @@ fn followers_judge_but_do_not_seal() {
     let mut ledger = follower(&directory);
     assert_eq!(ledger.submit(admit(0)), Err(Refusal::NotSealer));
     assert!(matches!(ledger.seal(NOW, 0, true), Err(LedgerError::NotSealer)));
-    assert_eq!(ledger.judge(&admit(0)), Ok(()));
+    assert_eq!(ledger.judge(&admit(0)), Ok(Submitted::Pending));
     assert_eq!(ledger.judge(&open(1, 1)), Err(Refusal::NeverAdmitted(public(1))));
+}
+
+#[test]
+fn what_is_sealed_is_no_news() {
+    let directory = directory();
+    let mut ledger = authority(&directory);
+    ledger.submit(admit(0)).unwrap();
+    assert_eq!(ledger.judge(&admit(0)), Ok(Submitted::Pending));
+    let block = ledger.seal(NOW, 0, false).unwrap().unwrap();
+    let sealed = Submitted::AlreadySealed {
+        height: block.height(),
+    };
+    assert_eq!(ledger.judge(&admit(0)), Ok(sealed));
+    assert_eq!(ledger.submit(admit(0)), Ok(sealed));
 }
 
 #[test]

@@ -200,7 +200,8 @@ impl LedgerThread {
     }
 
     /// A transaction that is wrong by itself is somebody's fault. One that the state does not take may only be early, and
-    /// then others are to see it; this node's state may also lag.
+    /// then others are to see it; this node's state may also lag. One that is sealed is news to nobody: its block goes
+    /// round by itself.
     fn on_gossip(&mut self, bytes: &[u8]) -> GossipVerdict {
         let transaction = match Transaction::decode(bytes) {
             Ok(transaction) => transaction,
@@ -214,12 +215,13 @@ impl LedgerThread {
             }
         };
         let judged = if self.sealing {
-            self.ledger.submit(transaction).map(drop)
+            self.ledger.submit(transaction)
         } else {
             self.ledger.judge(&transaction)
         };
         let refusal = match judged {
-            Ok(()) => return GossipVerdict::Accept,
+            Ok(Submitted::Pending) => return GossipVerdict::Accept,
+            Ok(Submitted::AlreadySealed { .. }) => return GossipVerdict::Ignore,
             Err(Refusal::UnknownSession | Refusal::EpochAhead { .. }) => return GossipVerdict::Accept,
             Err(refusal) => refusal,
         };

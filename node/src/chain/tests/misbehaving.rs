@@ -10,7 +10,8 @@ use blosm_ledger::{
     Admit, Certificate, Hash, Ledger, Location, Payload, SealedBlock, SecretKey, Submitted, Transaction,
 };
 use blosm_net::{
-    NetConfig, NetEvent, NetHandle, Network, PeerId, Protocol, RequestError, Topic, Verdict, peer_of_key,
+    Misdeed, NetConfig, NetEvent, NetHandle, Network, PeerId, Protocol, RequestError, Topic, Verdict,
+    peer_of_key,
 };
 
 use super::harness::{LIMIT, Node, Place, copy, genesis, key, network, until};
@@ -199,7 +200,17 @@ async fn forged_and_repeated_transactions_change_nothing() {
     for bytes in forged.iter().filter(|bytes| !bytes.is_empty()) {
         gossip(&bad, &nodes[0], Topic::Tx, vec![bytes.clone()]).await;
     }
+    gossip(&bad, &nodes[0], Topic::Tx, vec![open.encode()]).await;
+    let rejections = |reason| nodes[0].chain.shared.meter.rejections(reason);
+    for reason in ["signature", "other_network", "owner", "not_authority"] {
+        let twice = || async { rejections(reason) >= 2 };
+        until("each is counted, once asked and once gossiped", twice).await;
+    }
+    // Five are wrong whatever the state is. The two that only the state refuses, and the repeated one, cost nothing.
+    let misdeeds = || nodes[0].net.counters().misdeeds(Misdeed::Message);
+    until("they are held against it", || async { misdeeds() >= 5 }).await;
     goes_on(&nodes, 5).await;
+    assert_eq!(misdeeds(), 5);
     assert_eq!(
         nodes[0].chain.snapshot().height,
         height + 1,
@@ -493,6 +504,10 @@ async fn two_sealed_blocks_of_one_height_are_noticed_and_the_first_stays() {
         .unwrap()
         .hash();
     bad.ask(&b, &LedgerRequest::Block(evil.encode())).await;
+    until("it is counted", || async {
+        b.chain.shared.meter.rejections("equivocation") > 0
+    })
+    .await;
     assert_eq!(
         b.chain
             .block(BlockId::Height(evil.height()))
