@@ -343,6 +343,16 @@ impl Testnet {
         self.state.road().reshape(number, rate)
     }
 
+    /// Takes a host's link its bound, both ways: it is as fast as the machine then.
+    ///
+    /// # Errors
+    /// There is no such host, or its link has no bound.
+    pub fn unshape(&mut self, number: usize) -> Result<()> {
+        self.has_hosts()?;
+        self.state.host(number)?;
+        self.state.road().unshape(number)
+    }
+
     /// Gives a host's link delay, jitter, loss, or a cut in one direction, beside its rate; or none of it any more.
     ///
     /// # Errors

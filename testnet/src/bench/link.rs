@@ -16,17 +16,19 @@ use crate::hosts::{Namespace, address};
 use crate::shell;
 use crate::testnet::Testnet;
 
-/// How long it sends, in seconds; the first one is the connection's slow start and does not count.
-const SECONDS: u32 = 3;
+/// How long it sends unless somebody wants a longer look, in seconds. One before them is the connection's slow start and
+/// does not count.
+pub(super) const SECONDS: u32 = 3;
+/// What it may take beyond that.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Handshakes of which the quickest tells the link's delay.
 const HANDSHAKES: usize = 20;
 
-/// Megabits per second of TCP payload from one host to another.
+/// Megabits per second of TCP payload from one host to another, over so many seconds.
 ///
 /// # Errors
 /// iperf3 cannot be started, or its two ends do not find each other.
-pub(super) async fn goodput(testnet: &Testnet, from: usize, to: usize) -> Result<f64> {
+pub(super) async fn goodput(testnet: &Testnet, from: usize, to: usize, seconds: u32) -> Result<f64> {
     let state = testnet.state();
     let (source, destination) = (state.namespace(from), state.namespace(to));
     // The file's name lets the sweep find a server that is left over.
@@ -35,7 +37,8 @@ pub(super) async fn goodput(testnet: &Testnet, from: usize, to: usize) -> Result
         .args(["--server", "--one-off"])
         .stdout(Stdio::null())
         .spawn()?;
-    let report = timeout(PATIENCE, client(&source, address(to)))
+    let patience = PATIENCE + Duration::from_secs(seconds.into());
+    let report = timeout(patience, client(&source, address(to), seconds))
         .await
         .context("iperf3 did not end")??;
     // It ends by itself after its one test.
@@ -64,12 +67,12 @@ pub(super) async fn delay_ms(testnet: &Testnet, from: usize, to: usize) -> Resul
     Ok(quickest.as_secs_f64() * 1000.0 / 2.0)
 }
 
-async fn client(source: &Namespace, to: Ipv4Addr) -> Result<Value> {
+async fn client(source: &Namespace, to: Ipv4Addr, seconds: u32) -> Result<Value> {
     let mut said = String::new();
     // The server needs a moment until it listens.
     for _ in 0..20 {
         sleep(Duration::from_millis(100)).await;
-        let seconds = SECONDS.to_string();
+        let seconds = seconds.to_string();
         let output = program(source)?
             .args([
                 "--client",
@@ -82,10 +85,12 @@ async fn client(source: &Namespace, to: Ipv4Addr) -> Result<Value> {
             ])
             .output()
             .await?;
-        if output.status.success() {
-            return serde_json::from_slice(&output.stdout).context("iperf3's report");
+        // Some versions report a server that does not listen yet, and end with success.
+        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
+        if report["error"].is_null() {
+            return Ok(report);
         }
-        said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said = report["error"].to_string();
     }
     bail!("iperf3 measured nothing: {said}")
 }

@@ -6,9 +6,10 @@
 //! ```
 //! Each run begins with a fresh container that writes, and two cars: one whose container moves, and one whose
 //! requests cross the same link meanwhile. Apart from that, [`faults`] tells what becomes of a session when a part dies,
-//! and `gossip` how a network of many processes confirms.
+//! [`gossip`] how a network of many processes confirms, and [`bandwidth`] what a link carries by whose word.
 
 mod authority;
+pub mod bandwidth;
 mod bars;
 mod by_hand;
 mod by_node;
@@ -38,6 +39,7 @@ use crate::hosts::Rate;
 use crate::process::tail;
 use crate::shell;
 use crate::teller::Teller;
+use bandwidth::Link;
 use faults::Faults;
 use figures::Case;
 use gossip::Gossip;
@@ -58,6 +60,8 @@ pub enum Bench {
     Faults(Faults),
     /// Confirm blocks in a network of many processes, and flood bare messages through it
     Gossip(Gossip),
+    /// Measure a link by `blosm bandwidth` and by iperf3
+    Link(Link),
 }
 
 /// Move a container that writes, by each method, and compare
@@ -109,6 +113,7 @@ pub async fn run(bench: Bench) -> Result<()> {
         Bench::Migrate(options) => Box::pin(migrate(options)).await,
         Bench::Faults(options) => Box::pin(faults::run(options)).await,
         Bench::Gossip(options) => Box::pin(gossip::run(options)).await,
+        Bench::Link(options) => Box::pin(bandwidth::run(options)).await,
     }
 }
 
@@ -167,8 +172,14 @@ fn preflight(methods: &[Method]) -> Result<()> {
     if methods.contains(&Method::Registry) {
         needed.push("docker-registry");
     }
+    installed(&needed)
+}
+
+/// Refuses to begin without these programs; each has a package of its name.
+fn installed(needed: &[&str]) -> Result<()> {
     let missing: Vec<&str> = needed
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|name| shell::find(name).is_none())
         .collect();
     if missing.is_empty() {

@@ -166,8 +166,8 @@ impl Site {
         tokio::task::spawn_blocking(rustix::fs::sync).await?;
         let [a, b] = MOVERS;
         let goodput = [
-            link::goodput(&testnet, a, b).await?,
-            link::goodput(&testnet, b, a).await?,
+            link::goodput(&testnet, a, b, link::SECONDS).await?,
+            link::goodput(&testnet, b, a, link::SECONDS).await?,
         ];
         teller.say(&format!(
             "the link carries {:.1} Mbit/s from host{a} to host{b}, {:.1} back, by iperf3{}",

@@ -109,6 +109,11 @@ pub(super) fn shape(namespace: &Namespace, device: &str, rate: Rate) -> Result<(
     Ok(())
 }
 
+/// Lets everything that leaves through `device` pass as fast as the machine can.
+pub(super) fn unshape(namespace: &Namespace, device: &str) -> Result<()> {
+    sh(&format!("tc -n {namespace} qdisc del dev {device} root")).map(drop)
+}
+
 /// What has left through `device`, as the kernel counts it.
 pub(super) fn sent_bytes(namespace: &Namespace, device: &str) -> Result<u64> {
     let text = sh(&format!("ip -n {namespace} -s -j link show dev {device}"))?;

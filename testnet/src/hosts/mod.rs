@@ -114,6 +114,15 @@ impl Road {
         link::shape(&self.edge(number), link::INSIDE, rate)
     }
 
+    /// Takes a host's link its bound: it is as fast as the machine then.
+    ///
+    /// # Errors
+    /// There is no such link, or it has none.
+    pub fn unshape(&self, number: usize) -> Result<()> {
+        link::unshape(&self.bridge(), &port(number))?;
+        link::unshape(&self.edge(number), link::INSIDE)
+    }
+
     /// Bytes that a host has sent since its link was laid.
     ///
     /// # Errors

@@ -2,13 +2,47 @@
 
 use std::time::{Duration, Instant};
 
-use blosm_testnet::config::Runtime;
+use blosm_testnet::config::{self, Runtime};
 use blosm_testnet::node::Node;
 use blosm_testnet::{HostSpec, Spec, Testnet, cleanup};
 use serde_json::Value;
+use toml::Table;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits until something holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds().await {
+        assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Lays keys over the `blosm.toml` of a host's node, for its next start.
+pub(crate) fn set(testnet: &Testnet, number: usize, keys: &str) {
+    let file = testnet.state().data_dir(number).join("blosm.toml");
+    let mut table: Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    config::overlay(&mut table, &keys.parse().unwrap());
+    std::fs::write(&file, toml::to_string(&table).unwrap()).unwrap();
+}
+
+/// Takes a testnet down; nothing of it may be left.
+pub(crate) fn finish(testnet: Testnet) {
+    let state = testnet.state().clone();
+    testnet.down().unwrap();
+    cleanup::check_gone(&state.id, &state.dir).unwrap();
+}
+
+/// What a node says of its connection to another one; none as long as there is none.
+pub(crate) async fn peer(testnet: &Testnet, number: usize, other: usize) -> Option<Value> {
+    let label = format!("host{other}");
+    let peers = testnet.client(number).unwrap().get("/v1/peers").await.unwrap();
+    let mut peers = peers.as_array().unwrap().iter();
+    peers.find(|peer| peer["label"] == label.as_str()).cloned()
+}
 
 /// Nodes of a network without engines.
 pub(crate) struct Nodes {
@@ -34,11 +68,20 @@ impl Nodes {
 
     pub(crate) async fn with(hosts: Vec<HostSpec>) -> Nodes {
         let count = hosts.len();
-        let spec = Spec {
+        Nodes::of(Spec {
             hosts,
-            runtime: Runtime::Sim,
             services: |_| Vec::new(),
             ..Spec::hosts(count)
+        })
+        .await
+    }
+
+    /// The nodes of a spec, with simulated containers.
+    pub(crate) async fn of(spec: Spec) -> Nodes {
+        let count = spec.hosts.len();
+        let spec = Spec {
+            runtime: Runtime::Sim,
+            ..spec
         };
         let testnet = Testnet::up(&spec, &|line| eprintln!("{line}")).await.unwrap();
         Nodes {
@@ -92,7 +135,7 @@ impl Nodes {
                 return begin.elapsed();
             }
             assert!(begin.elapsed() < PATIENCE, "{what}: {heads:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -109,7 +152,7 @@ impl Nodes {
         let begin = Instant::now();
         while begin.elapsed() < time {
             self.heads().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -149,9 +192,7 @@ impl Nodes {
     }
 
     pub(crate) fn end(self) {
-        let state = self.testnet.state().clone();
-        self.testnet.down().unwrap();
-        cleanup::check_gone(&state.id, &state.dir).unwrap();
+        finish(self.testnet);
     }
 }
 
