@@ -11,7 +11,7 @@ use crate::harness::{Node, config, gossip_flows, until};
 use crate::raw::{GOSSIPSUB, Raw, Script, gossip, own};
 
 /// A node, a member that keeps the rules, and one that does not and speaks `protocol`.
-async fn three(seed: u8, protocol: &str) -> (Node, Node, Raw) {
+pub async fn three(seed: u8, protocol: &str) -> (Node, Node, Raw) {
     let (mut node, mut honest) = (Node::start(seed).await, Node::start(seed + 1).await);
     honest.connect(&mut node).await;
     let mut bad = Raw::new(seed + 2, protocol);
@@ -26,7 +26,10 @@ async fn three(seed: u8, protocol: &str) -> (Node, Node, Raw) {
 }
 
 /// Answers requests with `size` bytes, and rejects gossip that begins with `bad`. Gives the messages that it accepted.
-fn serve(mut node: Node, size: usize) -> (NetHandle, JoinHandle<()>, tokio::sync::mpsc::Receiver<Vec<u8>>) {
+pub fn serve(
+    mut node: Node,
+    size: usize,
+) -> (NetHandle, JoinHandle<()>, tokio::sync::mpsc::Receiver<Vec<u8>>) {
     let net = node.net.clone();
     let (accepted, heard) = tokio::sync::mpsc::channel(1024);
     let task = tokio::spawn(async move {
@@ -49,7 +52,7 @@ fn serve(mut node: Node, size: usize) -> (NetHandle, JoinHandle<()>, tokio::sync
     (net, task, heard)
 }
 
-async fn is_served(honest: &Node, node: &NetHandle, protocol: Protocol) {
+pub async fn is_served(honest: &Node, node: &NetHandle, protocol: Protocol) {
     let answer = honest.net.request(node.local_peer(), protocol, vec![1]).await;
     assert!(answer.is_ok(), "{answer:?}");
 }
@@ -100,7 +103,7 @@ async fn a_request_that_drips_is_given_up_and_others_are_served() {
             Script {
                 parts: parts.clone(),
                 pause: Duration::from_secs(1),
-                hold: false,
+                ..Script::default()
             },
         );
     }

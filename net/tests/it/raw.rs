@@ -259,6 +259,8 @@ impl Raw {
 
 /// The frames of gossipsub, written by hand.
 pub mod gossip {
+    use sha2::{Digest, Sha256};
+
     use crate::harness::NET8;
 
     pub fn topic(name: &str) -> String {
@@ -315,6 +317,29 @@ pub mod gossip {
 
     pub fn prune(topic: &str) -> Vec<u8> {
         rpc(&field(3, &field(4, &field(1, topic.as_bytes()))))
+    }
+
+    /// Promises messages of a topic.
+    pub fn ihave(topic: &str, ids: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+        let mut body = field(1, topic.as_bytes());
+        body.extend(ids.into_iter().flat_map(|id| field(2, &id)));
+        rpc(&field(3, &field(1, &body)))
+    }
+
+    /// Asks for messages.
+    pub fn iwant(ids: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+        let body: Vec<u8> = ids.into_iter().flat_map(|id| field(1, &id)).collect();
+        rpc(&field(3, &field(2, &body)))
+    }
+
+    /// The id of a message, as every node makes it.
+    pub fn id(topic: &str, data: &[u8]) -> Vec<u8> {
+        let digest = Sha256::new()
+            .chain_update(topic)
+            .chain_update([0])
+            .chain_update(data)
+            .finalize();
+        digest[..20].to_vec()
     }
 
     /// A length of 2^63 and nothing behind it.
