@@ -1,6 +1,11 @@
 //! From the question for a session to the owner's yes: announcement, proof, judgement, claim (rule 2).
 
+use blosm_net::peer_of_key;
+
 use super::*;
+
+/// How long this node's chain may take to show that a source owns its session: one round trip, and the blocks it lacks.
+const CATCH_UP: Duration = Duration::from_secs(3);
 
 impl Incoming {
     /// Rule 2: the owner announces when a member asks for the session by presenting its token.
@@ -28,12 +33,34 @@ impl Incoming {
             }
             _ => return Err(Ended::OtherAnswer),
         };
-        self.prove_owner(&announcement.pending, announce.epoch)?;
+        self.catch_up(&announcement.pending, announce.epoch).await?;
         self.announced = Some(hash);
         self.epoch = announce.epoch;
         self.report.note("announce", hash);
         self.report.service = announce.metadata.service.clone();
         Ok((announcement, announce))
+    }
+
+    /// Proves that the source owns the session. A block that tells so may be on its way still, or have passed by a node that
+    /// has just connected: the source is asked for what it has.
+    async fn catch_up(&self, pending: &[Pending], epoch: u64) -> Result<(), Ended> {
+        let mut chain = self.parts.chain.subscribe();
+        let asking = async {
+            loop {
+                chain.borrow_and_update();
+                match self.prove_owner(pending, epoch) {
+                    Err(Ended::NotProven) => {}
+                    proven => return proven,
+                }
+                self.parts.chain.on_connected(peer_of_key(&self.visit.source.0));
+                if chain.changed().await.is_err() {
+                    return Err(Ended::NotProven);
+                }
+            }
+        };
+        tokio::time::timeout(CATCH_UP, asking)
+            .await
+            .unwrap_or(Err(Ended::NotProven))
     }
 
     /// A member's word alone does not make it the owner: else it could have a container started here that runs
