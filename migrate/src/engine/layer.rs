@@ -16,7 +16,7 @@ pub enum SourceLayer {
 }
 
 impl SourceLayer {
-    /// The container's first process, as [`Engine::start`] has given it.
+    /// The container's first process, as [`super::Engine::start`] has given it.
     #[must_use]
     pub fn pid(&self) -> u32 {
         match self {
