@@ -193,20 +193,17 @@ mod tests {
             ..Quality::default()
         };
         let now = Instant::now();
+        // The first number of each packet decides over its loss, whether it waits or not.
         let lost = |quality: &Quality| {
-            let (mut judge, mut n) = (Judge::default(), 0);
-            let mut count = 0;
-            for _ in 0..1000 {
-                let kept = judge.release(quality, now, || {
-                    n += 1;
-                    f64::from(n % 100) / 100.0
-                });
-                count += usize::from(kept.is_none());
-            }
-            count
+            let mut judge = Judge::default();
+            let kept = |packet: &u32| {
+                let first = f64::from(packet % 100) / 100.0;
+                let mut chances = [first, 0.5].into_iter();
+                judge.release(quality, now, || chances.next().unwrap()).is_some()
+            };
+            1000 - (0..1000).filter(kept).count()
         };
-        // Of two numbers drawn for a kept packet and one for a lost one, a tenth of the first ones is below 0.1.
-        assert!((80..=120).contains(&lost(&lossy)), "{}", lost(&lossy));
+        assert_eq!(lost(&lossy), 100);
         assert_eq!(lost(&Quality::default()), 0);
         let cut = Quality {
             cut: true,
