@@ -49,9 +49,11 @@ impl Bad {
             .unwrap();
         for node in nodes {
             node.reaches(height).await;
-            let (mut peers, peer) = (node.net.watch_peers(), bad.net.local_peer());
-            let met = peers.wait_for(|peers| peers.contains_key(&peer));
-            tokio::time::timeout(LIMIT, met).await.unwrap().unwrap();
+            for (one, other) in [(&node.net, &bad.net), (&bad.net, &node.net)] {
+                let (mut peers, peer) = (one.watch_peers(), other.local_peer());
+                let met = peers.wait_for(|peers| peers.contains_key(&peer));
+                tokio::time::timeout(LIMIT, met).await.unwrap().unwrap();
+            }
         }
         bad
     }
@@ -105,16 +107,25 @@ impl Bad {
     }
 
     async fn ask(&self, of: &Node, request: &LedgerRequest) -> Option<LedgerResponse> {
-        let answer = self
-            .net
-            .request(of.net.local_peer(), Protocol::Ledger, request.encode());
-        LedgerResponse::decode(&answer.await.ok()?)
+        let answer = ask(&self.net, of, request).await;
+        LedgerResponse::decode(&answer.ok()?)
     }
 
     fn asked(&self, what: &str) -> usize {
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.get(what).copied().unwrap_or_default()
     }
+}
+
+/// Asks, and asks again if the connection was lost meanwhile: where both ends have dialled, the surplus connection is closed,
+/// and a request that was under way on it goes with it.
+async fn ask(net: &NetHandle, of: &Node, request: &LedgerRequest) -> Result<Vec<u8>, RequestError> {
+    let peer: PeerId = of.net.local_peer();
+    let mut answer = net.request(peer, Protocol::Ledger, request.encode()).await;
+    if matches!(answer, Err(RequestError::ConnectionLost)) {
+        answer = net.request(peer, Protocol::Ledger, request.encode()).await;
+    }
+    answer
 }
 
 fn name(request: &LedgerRequest) -> &'static str {
@@ -451,14 +462,9 @@ async fn repeated_honest_messages_cost_nobody_anything() {
     for height in 1..=head.height {
         let block = a.chain.block(BlockId::Height(height)).await.unwrap().encode();
         for _ in 0..50 {
-            let request = LedgerRequest::Block(block.clone()).encode();
-            let peer: PeerId = c.net.local_peer();
-            let mut answer = b.net.request(peer, Protocol::Ledger, request.clone()).await;
-            if matches!(answer, Err(RequestError::ConnectionLost)) {
-                // Both had dialled, the surplus connection was closed, and the request with it. That happens once.
-                answer = b.net.request(peer, Protocol::Ledger, request).await;
-            }
-            answer.unwrap();
+            ask(&b.net, c, &LedgerRequest::Block(block.clone()))
+                .await
+                .unwrap();
         }
     }
     assert!(c.net.is_connected(&b.net.local_peer()) && a.net.is_connected(&b.net.local_peer()));
