@@ -10,6 +10,7 @@ use blosm_ledger::{
 };
 use blosm_net::{Multiaddr, NetConfig, NetEvent, NetHandle, Network, Protocol, peer_of_key};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -48,6 +49,16 @@ pub(super) struct Node {
     pub(super) chain: ChainHandle,
     pub(super) net: NetHandle,
     router: JoinHandle<()>,
+    _closed: Closed,
+}
+
+/// Closes a node's database with the node, and waits for it: a process that ends while RocksDB works is aborted by it.
+struct Closed(ChainHandle);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        tokio::task::block_in_place(|| Handle::current().block_on(self.0.shutdown()));
+    }
 }
 
 impl Place {
@@ -103,6 +114,7 @@ impl Place {
         });
         Node {
             place: self,
+            _closed: Closed(chain.clone()),
             chain,
             net,
             router,
