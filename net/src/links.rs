@@ -14,6 +14,9 @@ use crate::protocol::Topic;
 
 /// Two connections made within this time of each other are a meeting of two dials; it exceeds the time a dial may take.
 const MEETING: Duration = Duration::from_secs(8);
+/// So long the surplus one of two connections stays: what either end has sent on it arrives, the topics above all, which are
+/// told once. Counted in rounds.
+const GRACE_ROUNDS: u32 = 4;
 /// A peer that has shown no sign of life for so many rounds is dead: its machine is off, or the link is cut.
 /// Counted in rounds and not in time, so that a pause of this process does not condemn the others.
 const SILENT_ROUNDS: u32 = 12;
@@ -55,6 +58,16 @@ struct Link {
     found: Found,
     since: Instant,
     since_clock: SystemTime,
+    /// Rounds that it has left, if it is the surplus one of two.
+    left: Option<u32>,
+}
+
+impl Peer {
+    /// The connection that stays, or else the newest.
+    fn link(&self) -> Option<&Link> {
+        let stays = self.links.iter().rfind(|link| link.left.is_none());
+        stays.or(self.links.last())
+    }
 }
 
 /// What is to happen after a connection has come up.
@@ -62,8 +75,8 @@ struct Link {
 pub(crate) enum Established {
     /// It is the peer's first.
     First,
-    /// Both ends dialled at the same time; both close this one.
-    Close(ConnectionId),
+    /// Both ends dialled at the same time. One of the two is closed by both in a moment; see [`Links::surplus`].
+    Second,
     /// The peer dials although we hold a connection, so it does not know that one: it was restarted or cut off. The protocols
     /// announce themselves on a first connection only, so all of them are closed, and the peers start afresh.
     Reset,
@@ -106,22 +119,26 @@ impl Links {
             protocols: Vec::new(),
         });
         known.silent = 0;
-        let verdict = match known.links.last() {
-            None => Established::First,
-            Some(old) => {
-                let meeting = now.duration_since(old.since) < MEETING;
-                if meeting && old.direction != direction {
-                    // Both ends see the same two connections and keep the one that the smaller id dialled.
-                    let keep = if local < peer {
-                        Direction::Outbound
-                    } else {
-                        Direction::Inbound
-                    };
-                    Established::Close(if direction == keep { old.id } else { id })
+        let mut left = None;
+        let first = known.links.is_empty();
+        let verdict = match known.links.iter_mut().rfind(|link| link.left.is_none()) {
+            None if first => Established::First,
+            Some(old) if now.duration_since(old.since) < MEETING && old.direction != direction => {
+                // Both ends see the same two connections and keep the one that the smaller id dialled.
+                let keep = if local < peer {
+                    Direction::Outbound
                 } else {
-                    Established::Reset
-                }
+                    Direction::Inbound
+                };
+                let surplus = if direction == keep {
+                    &mut old.left
+                } else {
+                    &mut left
+                };
+                *surplus = Some(GRACE_ROUNDS);
+                Established::Second
             }
+            _ => Established::Reset,
         };
         known.links.push(Link {
             id,
@@ -130,6 +147,7 @@ impl Links {
             found,
             since: now,
             since_clock: SystemTime::now(),
+            left,
         });
         verdict
     }
@@ -196,9 +214,9 @@ impl Links {
         self.peers.contains_key(peer)
     }
 
-    /// The address that a peer's newest connection comes from or leads to.
+    /// The address that a peer's connection comes from or leads to.
     pub(crate) fn ip(&self, peer: &PeerId) -> Option<IpAddr> {
-        ip_of(&self.peers.get(peer)?.links.last()?.address)
+        ip_of(&self.peers.get(peer)?.link()?.address)
     }
 
     /// One round of waiting has passed; returns the peers that are to be disconnected.
@@ -224,10 +242,22 @@ impl Links {
         lost
     }
 
+    /// The surplus connections that have had their time; called in each round.
+    pub(crate) fn surplus(&mut self) -> Vec<ConnectionId> {
+        let links = self.peers.values_mut().flat_map(|known| &mut known.links);
+        links
+            .filter_map(|link| {
+                let left = link.left.as_mut()?;
+                *left = left.saturating_sub(1);
+                (*left == 0).then_some(link.id)
+            })
+            .collect()
+    }
+
     /// The view that handles read.
     pub(crate) fn view(&self) -> Peers {
         let info = |(peer, known): (&PeerId, &Peer)| {
-            let link = known.links.last()?;
+            let link = known.link()?;
             Some((
                 *peer,
                 PeerInfo {
@@ -278,17 +308,29 @@ mod tests {
         for order in [[1, 2], [2, 1]] {
             for (local, peer) in [(small, great), (great, small)] {
                 let mut links = Links::new(local);
-                let mut last = Established::First;
-                for n in order {
+                for (n, expected) in order.into_iter().zip([Established::First, Established::Second]) {
                     let dialled_here = (n == 1) == (local == small);
                     let direction = if dialled_here {
                         Direction::Outbound
                     } else {
                         Direction::Inbound
                     };
-                    last = links.on_established(peer, id(n), direction, address(), Found::Chain, now);
+                    let verdict = links.on_established(peer, id(n), direction, address(), Found::Chain, now);
+                    assert_eq!(verdict, expected);
                 }
-                assert_eq!(last, Established::Close(id(2)));
+                let ours = if local == small {
+                    Direction::Outbound
+                } else {
+                    Direction::Inbound
+                };
+                assert_eq!(links.view()[&peer].direction, ours, "what stays is shown");
+                // What was sent on the other has its time.
+                for _ in 1..GRACE_ROUNDS {
+                    assert_eq!(links.surplus(), vec![]);
+                }
+                assert_eq!(links.surplus(), vec![id(2)]);
+                assert!(!links.on_closed(&peer, id(2)));
+                assert_eq!(links.surplus(), vec![]);
             }
         }
     }

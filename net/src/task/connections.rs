@@ -47,6 +47,9 @@ impl Task {
             }
             self.disconnect(peer);
         }
+        for id in self.links.surplus() {
+            self.swarm.close_connection(id);
+        }
     }
 
     pub(super) fn drop_unused(&mut self, now: Instant) {
@@ -145,9 +148,7 @@ impl Task {
                 self.publish_peers();
                 self.notice(NetEvent::Connected { peer });
             }
-            Established::Close(id) => {
-                self.swarm.close_connection(id);
-            }
+            Established::Second => {}
             Established::Reset => self.disconnect(peer),
         }
     }
