@@ -1,11 +1,6 @@
 //! The journal file: an append-only list of checked records, each on the disk before its fact is acted on.
 //!
-//! ```text
-//! file  = "BLOSMJ1\n" record*
-//! record = length u32 LE | BLAKE3-64 of the payload | payload (borsh Entry)
-//! ```
-//! A torn last record, as a power cut leaves one, is cut off: its `append` never returned, so nobody acted on it.
-//! A broken record before the last one is refused: what follows it was acted on.
+//! Its bytes are [`super::journal_bytes`].
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,14 +10,9 @@ use std::path::{Path, PathBuf};
 use blosm_ledger::SessionId;
 
 use super::entry::Entry;
+use super::journal_bytes::{self, MAGIC, Replay, fold};
 use super::record::Record;
 
-/// First bytes of the file; the digit is the format's version.
-const MAGIC: &[u8; 8] = b"BLOSMJ1\n";
-/// Bytes before each payload.
-const PREFIX: usize = 4 + 8;
-/// No entry is near this size; a larger length is damage.
-const MAX_ENTRY: usize = 1 << 20;
 /// A journal that is larger than this when it is opened is written anew from its records.
 const CONDENSE_ABOVE: u64 = 1 << 20;
 
@@ -108,8 +98,11 @@ impl Journal {
                 path: path.to_owned(),
             });
         }
-        let mut records = BTreeMap::new();
-        let good = replay(path, &bytes, &mut records)?;
+        let Replay { records, good } =
+            journal_bytes::replay(&bytes).map_err(|broken| JournalError::Damaged {
+                path: path.to_owned(),
+                offset: broken.offset as u64,
+            })?;
         if good < bytes.len() {
             file.set_len(good as u64)
                 .and_then(|()| file.sync_all())
@@ -136,10 +129,7 @@ impl Journal {
                 path: self.path.clone(),
             });
         }
-        let mut bytes = Vec::new();
-        for entry in &entries {
-            encode(entry, &mut bytes);
-        }
+        let bytes = journal_bytes::encode(&entries);
         if let Err(source) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
             // After a failed fsync the kernel may drop the pages: only a fresh read tells what is there.
             self.poisoned = true;
@@ -178,7 +168,9 @@ impl Journal {
         let fresh = self.path.with_extension("new");
         let mut bytes = MAGIC.to_vec();
         for record in self.records.values() {
-            encode(&Entry::Snapshot(Box::new(record.clone())), &mut bytes);
+            bytes.extend(journal_bytes::encode([&Entry::Snapshot(Box::new(
+                record.clone(),
+            ))]));
         }
         let write = || -> io::Result<File> {
             let mut file = OpenOptions::new()
@@ -203,66 +195,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => File::open(".")?.sync_all(),
     }
-}
-
-fn checksum(payload: &[u8]) -> [u8; 8] {
-    let hash = blake3::hash(payload);
-    let mut sum = [0; 8];
-    sum.copy_from_slice(&hash.as_bytes()[..8]);
-    sum
-}
-
-fn encode(entry: &Entry, out: &mut Vec<u8>) {
-    let payload = borsh::to_vec(entry).expect("an entry is plain data and a Vec takes any length");
-    let length = u32::try_from(payload.len()).expect("an entry is far below 4 GiB");
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&checksum(&payload));
-    out.extend_from_slice(&payload);
-}
-
-fn fold(records: &mut BTreeMap<SessionId, Record>, entry: Entry) {
-    let session = entry.session();
-    records
-        .entry(session)
-        .or_insert_with(|| Record::new(session))
-        .apply(entry);
-}
-
-/// Replays all whole records; returns the length of the good part.
-fn replay(
-    path: &Path,
-    bytes: &[u8],
-    records: &mut BTreeMap<SessionId, Record>,
-) -> Result<usize, JournalError> {
-    let damaged = |offset: usize| JournalError::Damaged {
-        path: path.to_owned(),
-        offset: offset as u64,
-    };
-    let mut at = MAGIC.len();
-    while at < bytes.len() {
-        let Some((entry, end)) = read_entry(bytes, at) else {
-            // Only the last append can be torn, and a torn append ends the file: nothing whole follows it.
-            let torn = (at + 1..bytes.len()).all(|later| read_entry(bytes, later).is_none());
-            return if torn { Ok(at) } else { Err(damaged(at)) };
-        };
-        fold(records, entry);
-        at = end;
-    }
-    Ok(at)
-}
-
-fn read_entry(bytes: &[u8], at: usize) -> Option<(Entry, usize)> {
-    let prefix = bytes.get(at..at + PREFIX)?;
-    let length = u32::from_le_bytes(prefix[..4].try_into().ok()?) as usize;
-    if length > MAX_ENTRY {
-        return None;
-    }
-    let payload = bytes.get(at + PREFIX..at + PREFIX + length)?;
-    if checksum(payload) != prefix[4..] {
-        return None;
-    }
-    let entry = borsh::from_slice(payload).ok()?;
-    Some((entry, at + PREFIX + length))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 
 mod entry;
 mod journal;
+pub mod journal_bytes;
 mod ownership;
 mod record;
 mod source;

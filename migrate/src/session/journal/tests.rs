@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::session::Pending;
+use crate::session::journal_bytes::PREFIX;
 
 fn opened(byte: u8) -> Entry {
     Entry::Opened {
