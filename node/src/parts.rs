@@ -146,8 +146,5 @@ pub(crate) fn position_of(location: blosm_ledger::Location) -> Position {
 
 /// A transaction as the journal keeps it.
 pub(crate) fn pending(transaction: &Transaction) -> Pending {
-    Pending {
-        hash: transaction.hash(),
-        bytes: transaction.encode(),
-    }
+    Pending::from(transaction)
 }

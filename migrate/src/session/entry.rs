@@ -1,6 +1,6 @@
 //! What a node writes down about a session, before it acts on it.
 
-use blosm_ledger::{Hash, PublicKey, SessionId};
+use blosm_ledger::{Hash, PublicKey, SessionId, Transaction};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::record::Record;
@@ -15,6 +15,26 @@ pub struct Pending {
     pub hash: Hash,
     /// Its canonical bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Pending {
+    /// The transaction, if these are the bytes of one of the network `chain_id` that its sender has signed, and its hash
+    /// is the one that is said.
+    #[must_use]
+    pub fn verified(&self, chain_id: Hash) -> Option<Transaction> {
+        let transaction = Transaction::decode(&self.bytes).ok()?;
+        transaction.verify(chain_id).ok()?;
+        (transaction.hash() == self.hash).then_some(transaction)
+    }
+}
+
+impl From<&Transaction> for Pending {
+    fn from(transaction: &Transaction) -> Self {
+        Self {
+            hash: transaction.hash(),
+            bytes: transaction.encode(),
+        }
+    }
 }
 
 /// One fact in the journal. The order of entries of a session is the order in which they became true here.

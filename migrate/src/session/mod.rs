@@ -5,6 +5,7 @@
 //!                                                                +--> ownership::adopt / newest_owner
 //!  chain view (SessionRecord)  ----------------------------------+
 //!
+//!  Keeper: all that a node decides about one session, by the two above; within it
 //!  Source: the source's side of one hand-over, as a pure machine (Input -> Effect)
 //! ```
 //!
@@ -14,12 +15,18 @@
 mod entry;
 mod journal;
 pub mod journal_bytes;
+mod keeper;
 mod ownership;
 mod record;
 mod source;
+mod start;
 
 pub use entry::{Attempt, Entry, Pending};
 pub use journal::{Journal, JournalError};
-pub use ownership::{Adoption, Fact, KnownOwner, adopt, newest_owner, proven_owner};
+pub use keeper::{Failed, Failure, Keeper, Known, Launch, MAX_PENDING, Moved, No, Ready, Signing, Taking};
+pub use ownership::{
+    Adoption, Fact, KnownOwner, Turn, adopt, facts, newest_owner, overtaken, proven_owner, turn,
+};
 pub use record::{Applied, Container, Gave, Record, Stale, Standing};
 pub use source::{Effect, Input, Offer, Refused, Source, Timing};
+pub use start::{Fate, Found, fate};

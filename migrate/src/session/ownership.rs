@@ -1,7 +1,8 @@
 //! The rules by which a node tells who owns a session: its journal before its chain, the newer fact before the older.
 
-use blosm_ledger::{PublicKey, SessionRecord};
+use blosm_ledger::{Hash, Payload, PublicKey, SessionId, SessionRecord, Transaction};
 
+use super::entry::Pending;
 use super::record::{Record, Standing};
 
 /// What a node does with a session that its journal knows, given what its chain holds.
@@ -95,6 +96,46 @@ pub fn newest_owner(record: Option<&Record>, chain: Option<&SessionRecord>, me: 
     }
 }
 
+/// Where a request goes that its session's gate on this node does not lead to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// To this node.
+    To(PublicKey),
+    /// Here: a hand-over to this node is being taken up.
+    Wait,
+    /// Nowhere: the session is over, or its state exists nowhere any more.
+    Gone,
+    /// Nowhere that is known: anybody can sign a token, and its opener is no member that this node has heard of.
+    Unknown,
+}
+
+/// Rule 1: where a request with a token goes by the newest fact. `opener` is the one that the token names, and
+/// `opener_known` whether the chain says that it is or was a member.
+pub fn turn(owner: KnownOwner, opener: PublicKey, opener_known: bool, me: PublicKey) -> Turn {
+    match owner {
+        KnownOwner::Other { owner, .. } => Turn::To(owner),
+        KnownOwner::Closed => Turn::Gone,
+        KnownOwner::Me => Turn::Wait,
+        // This node opened it and knows nothing of it any more.
+        KnownOwner::Unknown if opener == me => Turn::Gone,
+        KnownOwner::Unknown if opener_known => Turn::To(opener),
+        KnownOwner::Unknown => Turn::Unknown,
+    }
+}
+
+/// Rule 4: whether the chain has gone past the point at which this could ever be sealed.
+pub fn overtaken(payload: &Payload, sealed: Option<&SessionRecord>) -> bool {
+    let Some(sealed) = sealed else { return false };
+    if !sealed.is_open() {
+        return true;
+    }
+    match payload {
+        Payload::HandOver(handover) => handover.epoch < sealed.epoch,
+        Payload::Release(release) => release.epoch < sealed.epoch,
+        _ => true,
+    }
+}
+
 /// A fact about a session that the chain need not hold yet, its signature checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fact {
@@ -112,6 +153,30 @@ pub enum Fact {
         /// The new owner.
         destination: PublicKey,
     },
+}
+
+/// The facts that these transactions are about a session, each signed by its sender, in their order. None when one of
+/// them can't be read or is not signed.
+pub fn facts(session: SessionId, pending: &[Pending], chain_id: Hash) -> Option<Vec<Fact>> {
+    let mut facts = Vec::with_capacity(pending.len());
+    for pending in pending {
+        let transaction = Transaction::decode(&pending.bytes).ok()?;
+        transaction.verify(chain_id).ok()?;
+        match transaction.payload {
+            Payload::Open(open) if open.session == session && open.opener == transaction.sender => {
+                facts.push(Fact::Opened { opener: open.opener });
+            }
+            Payload::HandOver(handover) if handover.session == session => {
+                facts.push(Fact::HandedOver {
+                    sender: transaction.sender,
+                    epoch: handover.epoch,
+                    destination: handover.destination,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(facts)
 }
 
 /// Who owns a session by the chain and by newer facts in their order. A claim to own it that is not among them is

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::http::Method;
 use blosm_ledger::{PublicKey, Token};
 use blosm_migrate::service::{Service, Sharing};
-use blosm_migrate::session::KnownOwner;
+use blosm_migrate::session::{KnownOwner, Turn, turn};
 
 use super::forward::{Failed, forward};
 use super::gate::{Gate, InFlight, Pass};
@@ -97,24 +97,16 @@ impl Gateway {
             {
                 return Ok(Relayed::Answer(answer));
             }
-            let owner = match self.sessions.owner(&session) {
-                KnownOwner::Other { owner, .. } => owner,
-                KnownOwner::Closed => return Err(Denied::Gone),
-                // Its opener is no member that this node has heard of: anybody can sign such a token.
-                KnownOwner::Unknown
-                    if token.opener() != self.parts.me && !self.sessions.is_known(&token.opener()) =>
-                {
-                    return Err(Denied::OwnerUnreachable);
-                }
-                KnownOwner::Unknown if token.opener() != self.parts.me => token.opener(),
-                // This node opened it and knows nothing of it any more: its state exists nowhere.
-                KnownOwner::Unknown => return Err(Denied::Gone),
-                // A hand-over to this node is being taken up.
-                KnownOwner::Me if begin.elapsed() < OWNER_WAIT => {
+            let (known, opener) = (self.sessions.owner(&session), token.opener());
+            let owner = match turn(known, opener, self.sessions.is_known(&opener), self.parts.me) {
+                Turn::To(owner) => owner,
+                Turn::Gone => return Err(Denied::Gone),
+                Turn::Unknown => return Err(Denied::OwnerUnreachable),
+                Turn::Wait if begin.elapsed() < OWNER_WAIT => {
                     tokio::time::sleep(LOOK_AGAIN).await;
                     continue;
                 }
-                KnownOwner::Me => return Err(Denied::Held),
+                Turn::Wait => return Err(Denied::Held),
             };
             if request.via == Some(owner) {
                 // The asker owns it and has not heard of it yet: it gets the signature that says so.

@@ -5,10 +5,9 @@
 //!  chain view, exit of the container, time ──┘
 //! ```
 //! Whatever starts, stops, gives or takes the session's container passes through this task, one thing at a time: that is
-//! what makes the rules of `docs/protocol.md` hold. What it decides, it decides by the pure `blosm_migrate::session`.
+//! what makes the rules of `docs/protocol.md` hold. All that it decides, its [`Keeper`] decides, which is pure.
 //! Long work of a destination (staging) runs in a task of its own, [`super::incoming`], and comes back as commands.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,8 @@ use blosm_ledger::{Hash, Payload, PublicKey, Release, ReleaseReason, SessionId};
 use blosm_migrate::docker::Image;
 use blosm_migrate::service::Service;
 use blosm_migrate::session::{
-    Adoption, Attempt, Effect, Entry, Input, Pending, Record, Source, Standing, Timing, adopt,
+    Adoption, Attempt, Effect, Entry, Input, Keeper, Known, Moved, No, Pending, Record, Refused, Signing,
+    Standing, Timing,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -45,8 +45,6 @@ mod source;
 pub(super) const QUEUE: usize = 64;
 /// How often what must be repeated is repeated.
 const BEAT: Duration = Duration::from_millis(500);
-/// A container that never became healthy is given up after this many tries.
-const MAX_FIRST_STARTS: u32 = 3;
 
 /// What others ask of a session's task.
 pub(crate) enum Command {
@@ -156,33 +154,38 @@ pub(super) struct Actor {
     id: SessionId,
     commands: mpsc::Receiver<Command>,
     chain: watch::Receiver<Arc<ChainView>>,
-    /// Hand-overs of the present epoch; exists while this node owns the session.
-    source: Option<Source>,
-    /// When this node came to own the session, on its own clock.
-    owned_since: Instant,
+    /// What is decided here.
+    keeper: Keeper,
     cut: Option<Cut>,
     live: Option<Live>,
     /// A container that came here and runs at its gate, or serves already because it is stateless.
     prepared: Option<Running>,
-    /// Members that were told of the session since this node owns it: only they may claim it.
-    welcome: BTreeSet<PublicKey>,
     incoming: Option<(Attempt, JoinHandle<()>)>,
-    failed_starts: u32,
-    next_start: Option<Instant>,
     /// A repeated notice that is on its way.
     notice: Option<JoinHandle<()>>,
-    /// When the new owner was first known to serve.
-    served_at: Option<Instant>,
     /// The member that `blosm migrate` has asked to come, and under which name.
     invited: Option<(PublicKey, Attempt, Instant)>,
     /// What the members hold of the announcements of the present epoch.
     announced: Option<Announced>,
     /// An `Abort` that is being submitted.
     aborting: Option<JoinHandle<()>>,
-    /// Whether the container has served since this process began to look after it.
-    has_served: bool,
-    /// Whether the journal says that it ran before that.
-    ran_before: bool,
+}
+
+/// What is known of the session at the moment of a decision.
+struct Looked {
+    id: SessionId,
+    record: Arc<Record>,
+    view: Arc<ChainView>,
+}
+
+impl Looked {
+    fn known(&self) -> Known<'_> {
+        Known {
+            record: &self.record,
+            sealed: self.view.state.session(&self.id),
+            members: self.view.state.members(),
+        }
+    }
 }
 
 impl Actor {
@@ -194,6 +197,15 @@ impl Actor {
     ) -> Self {
         let chain = parts.chain.subscribe();
         let id = slot.id;
+        let timing = Timing {
+            min_stay: parts.config.migration.min_stay,
+            ..Timing::default()
+        };
+        let record = parts
+            .journal
+            .record(&id)
+            .unwrap_or_else(|| Arc::new(Record::new(id)));
+        let keeper = Keeper::new(parts.me, parts.chain_id(), id, timing, Instant::now(), &record);
         Self {
             parts,
             grants,
@@ -201,22 +213,15 @@ impl Actor {
             id,
             commands,
             chain,
-            source: None,
-            owned_since: Instant::now(),
+            keeper,
             cut: None,
             live: None,
             prepared: None,
-            welcome: BTreeSet::new(),
             incoming: None,
-            failed_starts: 0,
-            next_start: None,
             notice: None,
-            served_at: None,
             invited: None,
             announced: None,
             aborting: None,
-            has_served: false,
-            ran_before: false,
         }
     }
 
@@ -233,13 +238,7 @@ impl Actor {
 
     async fn drive(&mut self) -> Result<(), JournalClosed> {
         let record = self.record();
-        self.ran_before = record
-            .container
-            .as_ref()
-            .is_some_and(|container| container.started);
-        if record.may_run() {
-            self.begin_ownership();
-        } else if record.applied.is_some() {
+        if record.may_run() || record.applied.is_some() {
             self.slot.gate.set(Route::Held);
         }
         self.on_chain().await?;
@@ -298,7 +297,7 @@ impl Actor {
                 prepared,
                 done,
             } => {
-                let wanted = !self.record().may_run();
+                let wanted = self.keeper.wants_applied(&self.record());
                 if wanted {
                     self.append(entry).await?;
                     self.prepared = prepared;
@@ -320,7 +319,7 @@ impl Actor {
             }
             Command::Answered { epoch, serving } => self.on_answered(epoch, serving).await?,
             Command::Start => {
-                if self.wants_start(Instant::now()) {
+                if self.wants_start() {
                     self.ensure_running().await?;
                 }
             }
@@ -338,32 +337,28 @@ impl Actor {
 
     /// Time has passed: what is due is done, what must be repeated is repeated.
     async fn on_beat(&mut self) -> Result<(), JournalClosed> {
-        let now = Instant::now();
-        let ticked = self.source.as_mut().map(|source| source.handle(now, Input::Tick));
-        if let Some(Ok(Effect::RollBack { attempt })) = ticked {
+        if let Ok(Effect::RollBack { attempt }) = self.keeper.tell(Instant::now(), Input::Tick) {
             tracing::warn!(session = %self.id, attempt = %hex::encode(attempt), "the destination fell silent, or takes too long; rolling back");
             self.roll_back(attempt).await?;
         }
-        let standing = self.record().standing;
-        let settled = !matches!(standing, Standing::Gave | Standing::Owner { .. })
-            || matches!(self.adoption(), Adoption::Mine { .. });
-        if !settled {
+        let looked = self.look();
+        if self.keeper.is_unsettled(&looked.known()) {
             // What could not be done when the chain moved is tried again.
             self.on_chain().await?;
         }
-        if standing == Standing::Closed
+        if looked.record.standing == Standing::Closed
             && let Some(container) = self.record().container.clone()
         {
             self.remove_container(&container.name, &container.image).await?;
         }
-        let source = self.source.as_ref();
+        let source = self.keeper.source();
         let ended = self.grants.keep_only(&self.id, |attempt, peer| {
             source.is_some_and(|source| source.may_pull(attempt, peer))
         });
         for attempt in ended {
             self.settle(attempt);
         }
-        if self.wants_start(now) {
+        if self.wants_start() {
             self.ensure_running().await?;
         }
         self.give_up_invitation();
@@ -402,8 +397,19 @@ impl Actor {
             .unwrap_or_else(|| Arc::new(Record::new(self.id)))
     }
 
-    async fn append(&self, entry: Entry) -> Result<(), JournalClosed> {
-        self.parts.journal.append(entry).await
+    /// Writes an entry down; what follows from it follows when it is on the disk.
+    async fn append(&mut self, entry: Entry) -> Result<(), JournalClosed> {
+        self.parts.journal.append(entry.clone()).await?;
+        self.keeper.written(Instant::now(), &entry);
+        Ok(())
+    }
+
+    fn look(&self) -> Looked {
+        Looked {
+            id: self.id,
+            record: self.record(),
+            view: self.chain.borrow().clone(),
+        }
     }
 
     /// The declaration of the session's service. A node may have been started without it since.
@@ -413,25 +419,27 @@ impl Actor {
 
     /// Rule 7, asked again whenever the chain has moved.
     fn adoption(&self) -> Adoption {
-        let view = self.chain.borrow();
-        // An evicted node runs nothing of the network's. What it owned is still its own on the chain: it is kept.
-        if view.state.members().evicted(&self.parts.me).is_some() && self.record().may_run() {
-            return Adoption::NotMine;
-        }
-        adopt(&self.record(), view.state.session(&self.id), self.parts.me)
+        self.keeper.adoption(&self.look().known())
     }
 
-    fn timing(&self) -> Timing {
-        Timing {
-            min_stay: self.parts.config.migration.min_stay,
-            ..Timing::default()
-        }
+    fn wants_start(&self) -> bool {
+        let live = self.live.is_some() || self.cut.is_some();
+        self.keeper
+            .wants_start(Instant::now(), &self.look().known(), live)
     }
+}
 
-    fn begin_ownership(&mut self) {
-        self.owned_since = Instant::now();
-        self.source = Some(Source::new(self.timing(), self.owned_since));
-        self.welcome.clear();
-        self.slot.gate.set(Route::Held);
+impl From<No> for Refusal {
+    fn from(no: No) -> Self {
+        match no {
+            No::NotOwner => Self::NotOwner,
+            No::NotAuthorised => Self::NotAuthorised,
+            No::Malformed => Self::Malformed,
+            No::Unsealed => Self::Unconfirmed,
+            No::Source(Refused::TooSoon) => Self::TooSoon,
+            No::Source(Refused::Busy | Refused::Crowded) => Self::Busy,
+            No::Source(Refused::Void) => Self::Void,
+            No::Source(Refused::OtherRoot) => Self::OtherRoot,
+        }
     }
 }

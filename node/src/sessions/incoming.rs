@@ -22,7 +22,7 @@ use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, manifest_ro
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
 use blosm_migrate::service::Service;
-use blosm_migrate::session::{Attempt, Entry, Fact, Pending, proven_owner};
+use blosm_migrate::session::{Attempt, Entry, Pending, facts, proven_owner};
 use blosm_migrate::transfer::{Pull, PullError, WhichImage, WireError};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;

@@ -91,16 +91,5 @@ async fn submit(parts: &Parts, session: SessionId, pending: &Pending) -> Result<
 /// Whether the chain has gone past the point at which this could ever be sealed.
 fn overtaken(parts: &Parts, session: SessionId, payload: &Payload) -> bool {
     let view = parts.chain.snapshot();
-    let Some(sealed) = view.state.session(&session) else {
-        return false;
-    };
-    if !sealed.is_open() {
-        return true;
-    }
-    match payload {
-        Payload::Open(_) => true,
-        Payload::HandOver(handover) => handover.epoch < sealed.epoch,
-        Payload::Release(release) => release.epoch < sealed.epoch,
-        _ => true,
-    }
+    blosm_migrate::session::overtaken(payload, view.state.session(&session))
 }

@@ -18,16 +18,13 @@ impl Actor {
         from: PublicKey,
         token_presented: bool,
     ) -> Result<SessionResponse, Refusal> {
-        let Adoption::Mine { epoch } = self.adoption() else {
-            return Err(Refusal::NotOwner);
-        };
         // Who brings the token comes for its client, and not because this node has asked it to.
         let invited = !token_presented && self.invited.is_some_and(|(member, ..)| member == from);
-        if !token_presented && !invited {
-            return Err(Refusal::NotAuthorised);
-        }
-        self.tell_source(Input::Want { invited })?;
-        let record = self.record();
+        let looked = self.look();
+        let epoch = self
+            .keeper
+            .want(Instant::now(), &looked.known(), token_presented, invited)?;
+        let record = looked.record;
         let service = self.service().ok_or(Refusal::NotReady)?;
         let live = self.live.as_ref().ok_or(Refusal::NotReady)?;
         let announcement = self
@@ -39,7 +36,7 @@ impl Actor {
         })?;
         let bytes = announce.encode();
         self.publish(announce, epoch);
-        self.welcome.insert(from);
+        self.keeper.welcome(from);
         Ok(SessionResponse::Announced(Announcement {
             pending: record.pending.clone(),
             announce: bytes,
@@ -110,8 +107,8 @@ impl Actor {
             return;
         };
         let claimed = self
-            .source
-            .as_ref()
+            .keeper
+            .source()
             .is_some_and(|source| source.may_pull(&attempt, to));
         if claimed || since.elapsed() < INVITATION {
             return;

@@ -69,13 +69,7 @@ impl Actor {
 
     /// In a network that requires confirmations no container stops before 90 % hold its announcement (Algorithm 1).
     fn may_cut(&self) -> Result<(), Refusal> {
-        let Adoption::Mine { epoch } = self.adoption() else {
-            return Err(Refusal::NotOwner);
-        };
-        // More than a new owner takes: the proposer has been away for that many hand-overs.
-        if self.record().pending.len() >= super::destination::MAX_PENDING {
-            return Err(Refusal::Unconfirmed);
-        }
+        let epoch = self.keeper.may_cut(&self.look().known())?;
         // Alg. 1, line 23
         if self.requires_confirmation() && !self.is_confirmed(epoch) {
             return Err(Refusal::Unconfirmed);
@@ -250,7 +244,7 @@ impl Actor {
         self.settle(attempt);
         let epoch = self.record().owned_epoch().unwrap_or_default();
         self.drop_image(&committed_image(&self.id, epoch, &attempt)).await;
-        self.next_start = None;
+        self.keeper.start_at_once();
         match &self.live {
             // It was never stopped: requests go on to it.
             Some(live) => self.slot.gate.set(Route::Local(live.running.address)),

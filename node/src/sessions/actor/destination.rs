@@ -1,18 +1,11 @@
 //! The destination's side of a hand-over: from the staged container to the owned one, and back if it does not start.
 
-use blosm_ledger::{HandOver, Transaction};
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::service::StopSignal;
+use blosm_migrate::session::Taking;
 
 use super::super::{incoming, notice};
 use super::*;
-
-/// Transactions that a new owner is given to submit, beside the hand-over itself.
-pub(super) const MAX_PENDING: usize = 128;
-/// The attempt that a session handed back is signed under: none.
-const HANDED_BACK: Attempt = [0; 16];
-/// A session that has just come is handed back after this many starts that failed.
-const MAX_FRESH_STARTS: u32 = 3;
 
 impl Actor {
     /// Starts an attempt to take the session, unless one runs or the session is here.
@@ -25,13 +18,11 @@ impl Actor {
         from: PublicKey,
         how: MoveOrder,
     ) -> bool {
-        let record = self.record();
         let busy = self
             .incoming
             .as_ref()
             .is_some_and(|(_, task)| !task.is_finished());
-        // A container that waits for its signature is settled first: the source may have signed already.
-        if busy || record.may_run() || record.applied.is_some() || record.standing == Standing::Closed {
+        if busy || !self.keeper.may_visit(&self.record()) {
             return false;
         }
         if self.parts.drain.is_on() {
@@ -64,58 +55,17 @@ impl Actor {
         handover: Pending,
         others: Vec<Pending>,
     ) -> Result<Result<bool, Refusal>, JournalClosed> {
-        let record = self.record();
-        if let Standing::Owner { since, .. } = record.standing
-            && since == handover.hash
-        {
-            return Ok(Ok(self.live.is_some()));
-        }
-        // Repeated by a signer that has not heard what came after it.
-        if let Some(epoch) = epoch_of(&handover).map(|epoch| epoch + 1) {
-            let later = match (&record.standing, &record.gave) {
-                (Standing::Closed, _) => Some(true),
-                (Standing::Owner { epoch: owned, .. }, _) if *owned > epoch => Some(true),
-                // Handed back without having served: the signer must keep what it has.
-                (_, Some(gave)) if gave.epoch == epoch + 1 && gave.attempt == HANDED_BACK => Some(false),
-                (_, Some(gave)) if gave.epoch > epoch => Some(true),
-                _ => None,
-            };
-            if let Some(served) = later {
-                return Ok(Ok(served));
-            }
-        }
-        let (sender, body) = match self.check(&handover, &others) {
-            Ok(checked) => checked,
-            Err(refusal) => return Ok(Err(refusal)),
+        let (entry, attempt) = match self.keeper.take(&self.record(), handover, others) {
+            Ok(Taking::Known { served }) => return Ok(Ok(served.unwrap_or(self.live.is_some()))),
+            Ok(Taking::Take { entry, attempt }) => (entry, attempt),
+            Err(no) => return Ok(Err(no.into())),
         };
-        if !record.accepts(body.epoch, body.manifest_root) {
-            return Ok(Err(Refusal::Void));
-        }
-        let back = record.is_hand_back(body.epoch, body.manifest_root);
-        let giver = if back {
-            record.gave.as_ref().map(|gave| gave.destination)
-        } else {
-            record.applied.as_ref().map(|applied| applied.source)
-        };
-        if giver != Some(sender) {
-            return Ok(Err(Refusal::NotAuthorised));
-        }
-        let attempt = record.applied.as_ref().map(|applied| applied.attempt);
-        self.append(Entry::Acquired {
-            session: self.id,
-            epoch: body.epoch + 1,
-            handover,
-            pending: others,
-        })
-        .await?;
+        self.append(*entry).await?;
         if let Some(attempt) = attempt {
             self.parts.reports.event(&attempt, &self.id, "acquired");
         }
         self.adopt_booking(attempt);
-        self.served_at = None;
-        self.failed_starts = 0;
-        self.next_start = None;
-        self.begin_ownership();
+        self.slot.gate.set(Route::Held);
         self.slot.submit.notify_one();
         // The signer need not wait for our start; the next beat is the latest, this is the earliest.
         let id = self.id;
@@ -126,36 +76,6 @@ impl Actor {
             }
         });
         Ok(Ok(false))
-    }
-
-    fn check(&self, handover: &Pending, others: &[Pending]) -> Result<(PublicKey, HandOver), Refusal> {
-        if others.len() > MAX_PENDING {
-            return Err(Refusal::Malformed);
-        }
-        for other in others {
-            let transaction = self.verified(other)?;
-            let fits = matches!(&transaction.payload, Payload::Open(_) | Payload::HandOver(_))
-                && transaction.payload.session() == Some(self.id);
-            if !fits {
-                return Err(Refusal::Malformed);
-            }
-        }
-        let transaction = self.verified(handover)?;
-        match transaction.payload {
-            Payload::HandOver(body) if body.session == self.id && body.destination == self.parts.me => {
-                Ok((transaction.sender, body))
-            }
-            _ => Err(Refusal::Malformed),
-        }
-    }
-
-    fn verified(&self, pending: &Pending) -> Result<Transaction, Refusal> {
-        let transaction = self.parts.transaction(&pending.bytes).ok_or(Refusal::Malformed)?;
-        if transaction.hash() == pending.hash {
-            Ok(transaction)
-        } else {
-            Err(Refusal::Malformed)
-        }
     }
 
     fn adopt_booking(&self, attempt: Option<Attempt>) {
@@ -171,8 +91,7 @@ impl Actor {
     /// A container waits for the signature and nobody works on the attempt: READY is said again (after a lost answer or a
     /// restart), until the source signs, or says that it has rolled back.
     pub(super) fn ask_for_signature(&mut self) {
-        let record = self.record();
-        let Some(applied) = record.applied.clone().filter(|_| !record.may_run()) else {
+        let Some(applied) = self.keeper.unsigned(&self.record()).cloned() else {
             return;
         };
         let busy = |task: &JoinHandle<()>| !task.is_finished();
@@ -212,16 +131,9 @@ impl Actor {
     /// The source will not sign for what was applied here.
     pub(super) async fn discard_applied(&mut self, attempt: Attempt) -> Result<(), JournalClosed> {
         let record = self.record();
-        let Some(applied) = record
-            .applied
-            .as_ref()
-            .filter(|applied| applied.attempt == attempt)
-        else {
+        let Some(applied) = self.keeper.void(&record, attempt) else {
             return Ok(());
         };
-        if record.may_run() {
-            return Ok(());
-        }
         tracing::info!(session = %self.id, attempt = %hex::encode(attempt), "the source keeps the session; the staged container is removed");
         self.slot.gate.set(Route::Elsewhere);
         {
@@ -254,22 +166,10 @@ impl Actor {
     pub(super) async fn hand_back(
         &mut self,
         service: &Service,
-        from: PublicKey,
-        root: Hash,
-        engine_answers: bool,
+        stop: Option<String>,
+        signing: Signing,
     ) -> Result<(), JournalClosed> {
-        let member = self.chain.borrow().state.members().contains(&from);
-        if self.failed_starts < MAX_FRESH_STARTS || !member {
-            return Ok(());
-        }
-        let container = self.record().container.clone();
-        let never_ran = container.as_ref().is_none_or(|container| !container.started);
-        if !never_ran {
-            // Only a seen exit allows a signature (rule 3), and an engine that does not answer shows none.
-            if !engine_answers {
-                return Ok(());
-            }
-            let name = container.map(|container| container.name).unwrap_or_default();
+        if let Some(name) = stop {
             let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
             if let Err(error) = self.stop_or_absent(&name, signal, service.stop.grace).await {
                 tracing::warn!(session = %self.id, %error, "the container that did not become healthy can't be stopped yet");
@@ -277,13 +177,6 @@ impl Actor {
             }
         }
         tracing::error!(session = %self.id, "the container does not start here; handing it back");
-        self.sign_over(HANDED_BACK, from, None, root).await
-    }
-}
-
-fn epoch_of(handover: &Pending) -> Option<u64> {
-    match Transaction::decode(&handover.bytes).ok()?.payload {
-        Payload::HandOver(body) => Some(body.epoch),
-        _ => None,
+        self.sign_over(signing).await
     }
 }

@@ -14,11 +14,7 @@ impl Actor {
     /// Rule 4: each end repeats the hand-over until the other has acked.
     pub(super) fn repeat_handover(&mut self) {
         let record = self.record();
-        let Some(gave) = record
-            .gave
-            .as_ref()
-            .filter(|gave| !gave.served && record.standing == Standing::Gave)
-        else {
+        let Some(gave) = self.keeper.to_repeat(&record) else {
             return;
         };
         if self.notice.as_ref().is_some_and(|notice| !notice.is_finished()) {
@@ -45,25 +41,13 @@ impl Actor {
 
     pub(super) async fn on_answered(&mut self, epoch: u64, serving: bool) -> Result<(), JournalClosed> {
         let record = self.record();
-        let Some(gave) = record.gave.as_ref().filter(|gave| gave.epoch == epoch) else {
+        let Some(entry) = self.keeper.answered(&record, epoch, serving) else {
             return Ok(());
         };
-        if serving && !gave.served {
-            self.served_at = Some(Instant::now());
+        if let (Entry::Served { .. }, Some(gave)) = (&entry, &record.gave) {
             self.close_book_later(gave.attempt);
-            self.append(Entry::Served {
-                session: self.id,
-                epoch,
-            })
-            .await?;
-        } else if !gave.acknowledged {
-            self.append(Entry::Acknowledged {
-                session: self.id,
-                epoch,
-            })
-            .await?;
         }
-        Ok(())
+        self.append(entry).await
     }
 
     /// The new owner serves, and its report comes when it has counted. One that was restarted has none to send.
@@ -86,12 +70,7 @@ impl Actor {
         from: PublicKey,
         epoch: u64,
     ) -> Result<SessionResponse, JournalClosed> {
-        let record = self.record();
-        if !record
-            .gave
-            .as_ref()
-            .is_some_and(|gave| gave.destination == from && gave.epoch == epoch)
-        {
+        if !self.keeper.gave_to(&self.record(), from, epoch) {
             return Ok(SessionResponse::Refused(Refusal::NotOwner));
         }
         self.on_answered(epoch, true).await?;
@@ -108,27 +87,17 @@ impl Actor {
     /// Rule 6: the stopped container is kept until the destination serves, and `keep_source` longer. One of an earlier
     /// stay is worth nothing since the session has come back.
     pub(super) async fn remove_kept(&mut self) -> Result<(), JournalClosed> {
-        let record = self.record();
-        for stale in &record.stale {
+        let keep_source = self.parts.config.migration.keep_source;
+        let (now, record, busy) = (Instant::now(), self.record(), self.incoming.is_some());
+        for stale in self.keeper.removable(now, &record, keep_source, busy) {
             self.remove_given(&stale.container, stale.given).await?;
         }
-        if record.standing != Standing::Gave || !record.gave.as_ref().is_some_and(|gave| gave.served) {
-            return Ok(());
-        }
-        let served_at = *self.served_at.get_or_insert_with(Instant::now);
-        if served_at.elapsed() < self.parts.config.migration.keep_source || self.incoming.is_some() {
-            return Ok(());
-        }
-        let (Some(container), Some(gave)) = (&record.container, &record.gave) else {
-            return Ok(());
-        };
-        self.remove_given(container, Some((gave.epoch - 1, gave.attempt)))
-            .await
+        Ok(())
     }
 
     /// Removes a stopped container whose state lives elsewhere, and the images that were made for it.
     pub(super) async fn remove_given(
-        &self,
+        &mut self,
         container: &Container,
         given: Option<(u64, Attempt)>,
     ) -> Result<(), JournalClosed> {
@@ -148,49 +117,5 @@ impl Actor {
             container: container.name.clone(),
         })
         .await
-    }
-
-    /// Rule 3: with the destination evicted and the hand-over unsealed, this node's sealed `Abort` gives the session back.
-    pub(super) async fn reclaim(
-        &mut self,
-        record: &Record,
-        sealed: Option<&blosm_ledger::SessionRecord>,
-        view: &ChainView,
-    ) -> Result<(), JournalClosed> {
-        let (Some(gave), Some(sealed)) = (&record.gave, sealed) else {
-            return Ok(());
-        };
-        if sealed.owner != self.parts.me || !sealed.is_open() {
-            return Ok(());
-        }
-        if sealed.epoch == gave.epoch && sealed.since != gave.handover.hash {
-            self.append(Entry::Reclaimed {
-                session: self.id,
-                epoch: gave.epoch,
-                abort_hash: sealed.since,
-            })
-            .await?;
-            tracing::warn!(session = %self.id, "the destination was evicted before the hand-over was sealed; the session is back");
-            self.begin_ownership();
-            return self.ensure_running().await;
-        }
-        let evicted = view.state.members().evicted(&gave.destination).is_some();
-        if sealed.epoch + 1 == gave.epoch
-            && evicted
-            && self.aborting.as_ref().is_none_or(JoinHandle::is_finished)
-        {
-            let abort = blosm_ledger::Abort {
-                session: self.id,
-                epoch: sealed.epoch,
-                claim: None,
-            };
-            let (abort, chain) = (self.parts.sign(Payload::Abort(abort)), self.parts.chain.clone());
-            self.aborting = Some(tokio::spawn(async move {
-                if let Err(error) = chain.submit(abort).await {
-                    tracing::warn!(%error, "the abort of an unsealed hand-over is not sealed yet");
-                }
-            }));
-        }
-        Ok(())
     }
 }

@@ -2,18 +2,11 @@
 
 use blosm_migrate::docker::EngineError;
 use blosm_migrate::service::StopSignal;
+use blosm_migrate::session::{Failed, Failure, Launch};
 
 use super::*;
 
 impl Actor {
-    pub(super) fn wants_start(&self, now: Instant) -> bool {
-        self.live.is_none()
-            && self.cut.is_none()
-            && !self.source.as_ref().is_some_and(Source::is_cut)
-            && matches!(self.adoption(), Adoption::Mine { .. })
-            && self.next_start.is_none_or(|at| now >= at)
-    }
-
     /// The one place where a real entrypoint is started or adopted.
     ///
     /// Rule 4: only the owner, by its journal and by all that the chain says against it, and never during a cut.
@@ -21,12 +14,18 @@ impl Actor {
         let Some(service) = self.service() else {
             let service = self.record().service.clone();
             tracing::warn!(session = %self.id, service, "the service is not declared here any more; declare it to serve this session");
-            self.next_start = Some(Instant::now() + Duration::from_secs(5));
+            self.keeper.put_off(Instant::now() + Duration::from_secs(5));
             return Ok(());
         };
         if let Some(running) = self.take_prepared() {
-            let started = self.record().container.as_ref().is_some_and(|c| c.started);
-            self.mark_starting(&running.container, started).await?;
+            let record = self.record();
+            if let Some(entry) = record
+                .container
+                .as_ref()
+                .and_then(|current| self.keeper.starting(current))
+            {
+                self.append(entry).await?;
+            }
             match launch::pass(&self.parts, &service, &running).await {
                 Ok(()) => return self.serve(running).await,
                 // The engine knows more.
@@ -48,35 +47,30 @@ impl Actor {
     /// The container that was prepared for this stay, if it is the session's.
     fn take_prepared(&mut self) -> Option<Running> {
         let record = self.record();
-        self.prepared.take().filter(|prepared| {
-            record
-                .container
-                .as_ref()
-                .is_some_and(|current| current.name == prepared.container)
-        })
+        self.prepared
+            .take()
+            .filter(|prepared| self.keeper.is_current(&record, &prepared.container))
     }
 
     /// The session's container, created if it never was; written down before the engine hears of it.
     async fn container(&mut self, service: &Service) -> Result<Result<String, LaunchError>, JournalClosed> {
         let record = self.record();
-        if let Some(container) = &record.container {
-            match self.parts.engine.inspect(&container.name).await {
+        let there = match &record.container {
+            None => false,
+            Some(container) => match self.parts.engine.inspect(&container.name).await {
                 Err(error) => return Ok(Err(error.into())),
-                Ok(None) if container.started => return Ok(Err(LaunchError::Absent(container.name.clone()))),
-                Ok(None) => {}
-                Ok(Some(_)) => {
-                    self.mark_starting(&container.name, container.started).await?;
-                    return Ok(Ok(container.name.clone()));
+                Ok(found) => found.is_some(),
+            },
+        };
+        match self.keeper.launch(&record, there) {
+            Launch::Start { container, before } => {
+                if let Some(entry) = before {
+                    self.append(entry).await?;
                 }
+                return Ok(Ok(container));
             }
-        }
-        if record.owned_epoch() != Some(0) {
-            // A session that came from elsewhere has its state in the container that was applied, and nowhere else.
-            let name = record
-                .container
-                .as_ref()
-                .map_or_else(String::new, |container| container.name.clone());
-            return Ok(Err(LaunchError::Absent(name)));
+            Launch::Absent { container } => return Ok(Err(LaunchError::Absent(container))),
+            Launch::Create => {}
         }
         let pinned = match self.parts.engine.pinned(&service.image).await {
             Ok(pinned) => pinned,
@@ -98,29 +92,20 @@ impl Actor {
         {
             return Ok(Err(error));
         }
-        self.mark_starting(&name, false).await?;
-        Ok(Ok(name))
-    }
-
-    async fn mark_starting(&self, name: &str, started: bool) -> Result<(), JournalClosed> {
-        if started {
-            return Ok(());
-        }
         self.append(Entry::Starting {
             session: self.id,
-            container: name.to_owned(),
+            container: name.clone(),
         })
-        .await
+        .await?;
+        Ok(Ok(name))
     }
 
     async fn serve(&mut self, running: Running) -> Result<(), JournalClosed> {
         tracing::info!(session = %self.id, container = %running.container, address = %running.address, "serving");
-        self.failed_starts = 0;
-        self.next_start = None;
-        let came = self.record().came;
-        if came.is_some() {
-            // After this it can't be handed back: requests will have changed it.
-            self.append(Entry::Routed { session: self.id }).await?;
+        let mut came = None;
+        if let Some((entry, from)) = self.keeper.healthy(&self.record()) {
+            self.append(entry).await?;
+            came = Some(from);
         }
         let gone = launch::exit(&self.parts.engine, &running);
         let (gate, address) = (self.slot.gate.clone(), running.address);
@@ -130,39 +115,28 @@ impl Actor {
             gate.close(address);
         }));
         self.live = Some(Live { running, exit });
-        self.has_served = true;
         self.slot.gate.set(Route::Local(address));
-        if let Some((from, _)) = came {
+        if let Some(from) = came {
             self.tell_serving(from);
         }
         Ok(())
     }
 
     async fn start_failed(&mut self, service: &Service, error: LaunchError) -> Result<(), JournalClosed> {
-        self.failed_starts += 1;
-        tracing::warn!(session = %self.id, tries = self.failed_starts, %error, "the container does not serve");
-        let backoff = Duration::from_millis(200) * self.failed_starts.min(25);
-        self.next_start = Some(Instant::now() + backoff);
-        let record = self.record();
-        if let Some((from, root)) = record.came {
-            return self.hand_back(service, from, root, error.engine_answered()).await;
-        }
-        if !error.engine_answered() {
-            return Ok(());
-        }
-        let lost = matches!(error, LaunchError::Absent(_))
-            && record
-                .container
-                .as_ref()
-                .is_none_or(|container| container.started || container.epoch > 0);
-        // A container that never served holds nothing that a client was told.
-        let stillborn = record.owned_epoch() == Some(0)
-            && !self.has_served
-            && !self.ran_before
-            && self.failed_starts >= MAX_FIRST_STARTS;
-        if lost || stillborn {
-            tracing::error!(session = %self.id, %error, "the session's state is lost; it is closed");
-            self.close(ReleaseReason::StateLost).await?;
+        let failure = Failure {
+            engine_answered: error.engine_answered(),
+            absent: matches!(error, LaunchError::Absent(_)),
+        };
+        let looked = self.look();
+        let failed = self.keeper.start_failed(Instant::now(), &looked.known(), failure);
+        tracing::warn!(session = %self.id, tries = self.keeper.failed_starts(), %error, "the container does not serve");
+        match failed {
+            Failed::Again => {}
+            Failed::HandBack { stop, signing } => self.hand_back(service, stop, signing).await?,
+            Failed::Lost => {
+                tracing::error!(session = %self.id, %error, "the session's state is lost; it is closed");
+                self.close(ReleaseReason::StateLost).await?;
+            }
         }
         Ok(())
     }
@@ -173,64 +147,47 @@ impl Actor {
             tracing::warn!(session = %self.id, container = %live.running.container, "the container ended; starting it again");
         }
         self.slot.gate.hold();
-        self.next_start = None;
+        self.keeper.start_at_once();
         self.grants.end_live(&self.id);
     }
 
     /// The chain has moved: it may hold a newer fact than the journal.
     pub(super) async fn on_chain(&mut self) -> Result<(), JournalClosed> {
-        let view = self.chain.borrow_and_update().clone();
-        let record = self.record();
-        let sealed = view.state.session(&self.id).cloned();
-        match record.standing {
-            Standing::Owner { .. } => match self.adoption() {
-                // Admitted again after an eviction.
-                Adoption::Mine { .. } if self.source.is_none() => self.begin_ownership(),
-                Adoption::Mine { .. } => {}
-                Adoption::NotMine if view.state.members().evicted(&self.parts.me).is_some() => {
-                    self.lose("this node was evicted").await?
-                }
-                Adoption::NotMine => self.lose("the chain holds a newer owner").await?,
-                Adoption::Closed => self.lose("the session is closed on the chain").await?,
-            },
-            Standing::Gave => self.reclaim(&record, sealed.as_ref(), &view).await?,
-            Standing::Visitor | Standing::Closed => {}
+        // Seen with this: what comes later wakes this task again.
+        drop(self.chain.borrow_and_update());
+        let looked = self.look();
+        let known = looked.known();
+        match self.keeper.chain_moved(&known) {
+            Moved::Nothing => {}
+            Moved::Back => {
+                self.keeper.begin(Instant::now());
+                self.slot.gate.set(Route::Held);
+            }
+            Moved::Lost { why, closed } => self.lose(why, closed).await?,
+            Moved::Reclaimed(entry) => self.reclaim(entry).await?,
+            Moved::Abort(abort) => self.abort(abort),
         }
         // Rule 4: a hand-over to this node may also come in a block, and so may a hand-back.
-        if let Some(sealed) = &sealed
-            && sealed.owner == self.parts.me
-            && !record.may_run()
-            && (record
-                .applied
-                .as_ref()
-                .is_some_and(|applied| applied.epoch + 1 == sealed.epoch)
-                || record
-                    .gave
-                    .as_ref()
-                    .is_some_and(|gave| gave.epoch + 1 == sealed.epoch && !gave.served))
-            && let Some(found) = self.parts.chain.sealed(sealed.since).await
+        if let Some(handover) = self.keeper.in_block(&known)
+            && let Some(found) = self.parts.chain.sealed(handover).await
         {
             let taken = self.acquire(pending(&found.transaction), Vec::new()).await?;
             tracing::info!(session = %self.id, ?taken, "hand-over found in a block");
         }
-        // What was applied here waits for a signature that no longer counts, and its signer may never say so.
-        if let (Some(sealed), Some(applied)) = (&sealed, &self.record().applied)
-            && sealed.epoch > applied.epoch
-            && sealed.owner != self.parts.me
-        {
-            self.discard_applied(applied.attempt).await?;
+        // Asked anew: it may just have been taken.
+        if let Some(attempt) = self.keeper.passed_over(&self.look().known()) {
+            self.discard_applied(attempt).await?;
         }
         Ok(())
     }
 
     /// This node ran a session that is another's: stop, keep, route on.
-    async fn lose(&mut self, why: &str) -> Result<(), JournalClosed> {
-        if self.source.take().is_none() && self.live.is_none() {
+    async fn lose(&mut self, why: &str, closed: bool) -> Result<(), JournalClosed> {
+        if !self.keeper.lose(self.live.is_some()) {
             return Ok(());
         }
         tracing::warn!(session = %self.id, why, "no longer the owner; the container is stopped and kept");
         self.slot.gate.hold();
-        let gone = matches!(self.adoption(), Adoption::Closed);
         if let Some(container) = self.record().container.clone() {
             let grace = self
                 .service()
@@ -241,7 +198,7 @@ impl Actor {
             {
                 tracing::error!(session = %self.id, %error, "a container of another's session can't be stopped yet");
                 // Asked again with the next change of the chain or the next beat.
-                self.source = Some(Source::new(self.timing(), self.owned_since));
+                self.keeper.not_stopped();
                 return Ok(());
             }
         }
@@ -249,12 +206,33 @@ impl Actor {
         self.cut = None;
         self.slot
             .gate
-            .set(if gone { Route::Gone } else { Route::Elsewhere });
+            .set(if closed { Route::Gone } else { Route::Elsewhere });
         // An evicted node may come back, and its sessions with it.
         if self.parts.evicted().is_none() {
             self.release_booking();
         }
         Ok(())
+    }
+
+    /// Rule 3: the session is this node's again.
+    async fn reclaim(&mut self, entry: Entry) -> Result<(), JournalClosed> {
+        self.append(entry).await?;
+        tracing::warn!(session = %self.id, "the destination was evicted before the hand-over was sealed; the session is back");
+        self.slot.gate.set(Route::Held);
+        self.ensure_running().await
+    }
+
+    /// Has the `Abort` sealed that takes the place of a hand-over to a destination that was evicted.
+    fn abort(&mut self, abort: blosm_ledger::Abort) {
+        if self.aborting.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (abort, chain) = (self.parts.sign(Payload::Abort(abort)), self.parts.chain.clone());
+        self.aborting = Some(tokio::spawn(async move {
+            if let Err(error) = chain.submit(abort).await {
+                tracing::warn!(%error, "the abort of an unsealed hand-over is not sealed yet");
+            }
+        }));
     }
 
     /// Stops a container and sees its exit; one that is not there any more does not run.
@@ -272,12 +250,9 @@ impl Actor {
 
     /// Closes the session for ever. False when this node may not.
     pub(super) async fn close(&mut self, reason: ReleaseReason) -> Result<bool, JournalClosed> {
-        let Adoption::Mine { epoch } = self.adoption() else {
+        let Some(epoch) = self.keeper.may_close(&self.look().known()) else {
             return Ok(false);
         };
-        if self.source.as_ref().is_some_and(Source::is_cut) {
-            return Ok(false);
-        }
         self.slot.gate.hold();
         let release = self.parts.sign(Payload::Release(Release {
             session: self.id,
@@ -290,7 +265,6 @@ impl Actor {
         })
         .await?;
         self.live = None;
-        self.source = None;
         self.slot.gate.set(Route::Gone);
         self.slot.submit.notify_one();
         if let Some(container) = self.record().container.clone() {
@@ -301,7 +275,7 @@ impl Actor {
     }
 
     /// Removes a container that nobody needs any more, with the image that was made for it.
-    pub(super) async fn remove_container(&self, name: &str, image: &str) -> Result<(), JournalClosed> {
+    pub(super) async fn remove_container(&mut self, name: &str, image: &str) -> Result<(), JournalClosed> {
         if let Err(error) = launch::remove(&self.parts, name, true).await {
             tracing::warn!(session = %self.id, container = name, %error, "can't be removed yet");
             return Ok(());

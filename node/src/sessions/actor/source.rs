@@ -1,10 +1,10 @@
 //! The source's side of a hand-over: what [`blosm_migrate::session::Source`] decides, carried out.
 
-use blosm_ledger::{Claim, HandOver, Hash};
+use blosm_ledger::{Claim, Hash};
 use blosm_migrate::engine::SourceLayer;
 use blosm_migrate::helper::HelperError;
 use blosm_migrate::service::StopSignal;
-use blosm_migrate::session::{Gave, Refused};
+use blosm_migrate::session::{Gave, Ready};
 
 use super::super::grants::Leaving;
 use super::super::rounds::{RoundError, Rounds, Way};
@@ -83,15 +83,7 @@ impl Actor {
     }
 
     pub(super) fn tell_source(&mut self, input: Input) -> Result<Effect, Refusal> {
-        let source = self.source.as_mut().ok_or(Refusal::NotOwner)?;
-        source
-            .handle(Instant::now(), input)
-            .map_err(|refused| match refused {
-                Refused::TooSoon => Refusal::TooSoon,
-                Refused::Busy | Refused::Crowded => Refusal::Busy,
-                Refused::Void => Refusal::Void,
-                Refused::OtherRoot => Refusal::OtherRoot,
-            })
+        Ok(self.keeper.tell(Instant::now(), input)?)
     }
 
     async fn claim(
@@ -100,30 +92,15 @@ impl Actor {
         bytes: &[u8],
         wanted: Method,
     ) -> Result<SessionResponse, Refusal> {
-        let Adoption::Mine { epoch } = self.adoption() else {
-            return Err(Refusal::NotOwner);
-        };
         let transaction = self.parts.transaction(bytes).ok_or(Refusal::Malformed)?;
         let claim: &Claim = match &transaction.payload {
             Payload::Claim(claim) if claim.session == self.id && transaction.sender == from => claim,
             _ => return Err(Refusal::Malformed),
         };
-        if claim.epoch != epoch {
-            return Err(Refusal::NotOwner);
-        }
-        if !claim.verdict.accepted {
+        let (now, looked, hash) = (Instant::now(), self.look(), transaction.hash());
+        let Some(attempt) = self.keeper.claim(now, &looked.known(), from, claim, hash)? else {
             return Ok(SessionResponse::Agreed);
-        }
-        // A claim is public; the token, or the owner's own invitation, is what lets a member in.
-        if !self.welcome.contains(&from) {
-            return Err(Refusal::NotAuthorised);
-        }
-        let attempt = claim.attempt;
-        self.tell_source(Input::Claim {
-            attempt,
-            destination: from,
-            claim: transaction.hash(),
-        })?;
+        };
         let agreed = match self.grants.way(&attempt) {
             // Said again, because the first answer was lost.
             Some(way) if way.method() == wanted => Ok((way, None)),
@@ -255,73 +232,33 @@ impl Actor {
         attempt: Attempt,
         root: Hash,
     ) -> Result<SessionResponse, JournalClosed> {
+        let (now, looked) = (Instant::now(), self.look());
+        match self.keeper.ready(now, &looked.known(), from, attempt, root) {
+            Ok(Ready::Again) => {}
+            Ok(Ready::Sign(signing)) => self.sign_over(signing).await?,
+            Err(no) => return Ok(SessionResponse::Refused(no.into())),
+        }
         let record = self.record();
-        if let Some(gave) = &record.gave
-            && gave.attempt == attempt
-            && gave.destination == from
-        {
-            return Ok(if gave.root == root {
-                self.handed_over(&record, gave)
-            } else {
-                SessionResponse::Refused(Refusal::OtherRoot)
-            });
-        }
-        if !matches!(self.adoption(), Adoption::Mine { .. }) {
-            return Ok(SessionResponse::Refused(Refusal::NotOwner));
-        }
-        match self.tell_source(Input::Ready { attempt, from, root }) {
-            Ok(Effect::Sign {
-                attempt,
-                destination,
-                claim,
-                root,
-            }) => {
-                self.sign_over(attempt, destination, Some(claim), root).await?;
-                let record = self.record();
-                Ok(match &record.gave {
-                    Some(gave) => self.handed_over(&record, gave),
-                    None => SessionResponse::Refused(Refusal::Busy),
-                })
-            }
-            Ok(_) => Ok(SessionResponse::Refused(Refusal::Busy)),
-            Err(refusal) => Ok(SessionResponse::Refused(refusal)),
-        }
+        Ok(match &record.gave {
+            Some(gave) => self.handed_over(&record, gave),
+            None => SessionResponse::Refused(Refusal::Busy),
+        })
     }
 
     /// Signs the session away. The journal has it before one byte of it leaves the process.
-    pub(super) async fn sign_over(
-        &mut self,
-        attempt: Attempt,
-        destination: PublicKey,
-        claim: Option<Hash>,
-        root: Hash,
-    ) -> Result<(), JournalClosed> {
-        let Some(epoch) = self.record().owned_epoch() else {
+    pub(super) async fn sign_over(&mut self, signing: Signing) -> Result<(), JournalClosed> {
+        let Some(handover) = self.keeper.hand_over(&self.record(), &signing) else {
             return Ok(());
         };
-        let handover = HandOver {
-            session: self.id,
-            epoch,
-            claim,
-            destination,
-            manifest_root: root,
-        };
-        let transaction = self.parts.sign(Payload::HandOver(handover));
-        self.append(Entry::Signed {
-            session: self.id,
-            epoch: epoch + 1,
-            destination,
-            attempt,
-            root,
-            handover: pending(&transaction),
-        })
-        .await?;
+        let attempt = signing.attempt;
+        let transaction = self.parts.sign(Payload::HandOver(handover.clone()));
+        let entry = self.keeper.signed(&handover, attempt, pending(&transaction));
+        self.append(entry).await?;
         self.parts.reports.event(&attempt, &self.id, "signed");
         let runs_on = self
             .cut
             .take()
             .is_some_and(|cut| matches!(cut.stopped.state, FinalState::Stateless));
-        self.source = None;
         self.live = None;
         self.prepared = None;
         self.invited = None;

@@ -1,5 +1,7 @@
 //! The start of a node: which sessions it takes up, and which containers it stops.
 
+use blosm_migrate::session::{Found, fate};
+
 use super::*;
 
 impl SessionsHandle {
@@ -73,16 +75,16 @@ impl SessionsHandle {
             let sealed = record
                 .as_ref()
                 .and_then(|record| view.state.session(&record.session));
-            let mine = record.as_ref().is_some_and(|record| {
-                matches!(
-                    blosm_migrate::session::adopt(record, sealed, parts.me),
-                    blosm_migrate::session::Adoption::Mine { .. }
-                ) && record
-                    .container
-                    .as_ref()
-                    .is_some_and(|current| current.name == container.name)
-            });
-            if container.running && !mine {
+            // One that never passed its gate is none that a session has run in.
+            let gated =
+                launch::gate(parts, &container.name).is_ok_and(|gate| gate.exists() && !gate.is_open());
+            let found = Found {
+                name: &container.name,
+                running: container.running,
+                passed: container.started_at.is_some() && !gated,
+            };
+            let fate = fate(found, record.as_deref(), sealed, parts.me);
+            if fate.stop {
                 tracing::warn!(
                     container = container.name,
                     "runs, but its session is not this node's; stopping it"
@@ -97,17 +99,7 @@ impl SessionsHandle {
                     tracing::error!(container = container.name, %error, "can't be stopped; stop it by hand");
                 }
             }
-            let named = record.as_ref().is_some_and(|record| {
-                let names = [
-                    record.container.as_ref().map(|current| &current.name),
-                    record.applied.as_ref().map(|applied| &applied.container.name),
-                ];
-                names.contains(&Some(&container.name))
-            });
-            // One that never passed its gate is none that a session has run in.
-            let gated =
-                launch::gate(parts, &container.name).is_ok_and(|gate| gate.exists() && !gate.is_open());
-            if !named && (container.started_at.is_none() || gated) {
+            if fate.remove {
                 tracing::info!(
                     container = container.name,
                     "left by an attempt that ended; removing it"

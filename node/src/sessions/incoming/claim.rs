@@ -66,28 +66,7 @@ impl Incoming {
     /// A member's word alone does not make it the owner: else it could have a container started here that runs
     /// elsewhere.
     fn prove_owner(&self, pending: &[Pending], epoch: u64) -> Result<(), Ended> {
-        let mut facts = Vec::with_capacity(pending.len());
-        for transaction in pending {
-            let transaction = self
-                .parts
-                .transaction(&transaction.bytes)
-                .ok_or(Ended::OtherAnswer)?;
-            match transaction.payload {
-                Payload::Open(open)
-                    if open.session == self.visit.session && open.opener == transaction.sender =>
-                {
-                    facts.push(Fact::Opened { opener: open.opener });
-                }
-                Payload::HandOver(handover) if handover.session == self.visit.session => {
-                    facts.push(Fact::HandedOver {
-                        sender: transaction.sender,
-                        epoch: handover.epoch,
-                        destination: handover.destination,
-                    });
-                }
-                _ => {}
-            }
-        }
+        let facts = facts(self.visit.session, pending, self.parts.chain_id()).ok_or(Ended::OtherAnswer)?;
         let opener = self
             .visit
             .token
