@@ -104,10 +104,11 @@ impl Journal {
                 offset: broken.offset as u64,
             })?;
         if good < bytes.len() {
-            file.set_len(good as u64)
-                .and_then(|()| file.sync_all())
-                .map_err(failed("repaired"))?;
+            file.set_len(good as u64).map_err(failed("repaired"))?;
         }
+        // What an earlier process has written and did not live to sync would be acted on from here on, and could still be
+        // forgotten at a power cut.
+        file.sync_all().map_err(failed("written"))?;
         file.seek(SeekFrom::Start(good as u64)).map_err(failed("read"))?;
         let mut journal = Self {
             path: path.to_owned(),
