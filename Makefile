@@ -35,7 +35,7 @@ demo: build ## three hosts, a driving car, its container following it (ARGS="--j
 test: build ## all tests; those with real engines last
 	@.ci/test
 
-soak: setup ## property tests at length: SCALE=n thousand cases each, SEED=s to repeat
+soak: setup ## property tests and the simulation at length: SCALE=n thousand cases each, SEED=s to repeat
 	@SCALE='$(SCALE)' .ci/soak
 
 lint: fmt arrows clippy ## formatting, arrows, clippy
