@@ -21,7 +21,7 @@ use crate::key::{PublicKey, SecretKey};
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::state::State;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreFigures};
 use crate::transaction::Transaction;
 
 /// How many dropped transactions are remembered until [`Ledger::take_dropped`]; older ones are forgotten, and their
@@ -319,6 +319,14 @@ impl Ledger {
             blocks.push(block);
         }
         Ok(blocks)
+    }
+
+    /// What the store holds and does, as the database says.
+    ///
+    /// # Errors
+    /// The database does not say.
+    pub fn store_figures(&self) -> Result<StoreFigures, StoreError> {
+        self.store.figures()
     }
 
     /// Transactions that waited and can no longer be sealed, each with the reason, since the last call.

@@ -87,6 +87,6 @@ pub use state::State;
 pub use status::{
     Count, MAX_COUNTS, MAX_STATUS_BYTES, Status, StatusBody, StatusError, StatusMatch, VerifiedStatus,
 };
-pub use store::{Damage, StoreError};
+pub use store::{Damage, StoreError, StoreFigures};
 pub use token::{SessionId, TOKEN_CHARS, Token, TokenError};
 pub use transaction::{DecodeError, MAX_EXPIRY_HEIGHTS, Transaction, TransactionError};

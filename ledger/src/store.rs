@@ -5,6 +5,7 @@
 
 mod columns;
 mod error;
+mod figures;
 mod startup;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 
 pub use error::{Damage, StoreError};
+pub use figures::StoreFigures;
 
 use crate::block::{Block, Header, SealedBlock, read_transactions};
 use crate::certificate::Certificate;

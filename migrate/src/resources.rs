@@ -4,12 +4,14 @@
 //! its library loads, NVML. R_tot for placement is [`Readings::total`] under the configured [`Caps`].
 
 pub mod cgroup;
+mod machine;
 pub mod nvml;
 pub mod proc;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use machine::Machine;
 pub use nvml::Gpu;
 
 use crate::placement::Amount;
@@ -132,7 +134,7 @@ impl Probe {
         if let Some(caps) = self.simulated {
             return self.read_simulated(&caps);
         }
-        let memory = proc::memory()?;
+        let (memory_total, memory_free) = machine::memory()?;
         let times = proc::cpu_times()?;
         let cores_milli = u64::from(times.cpus) * 1000;
         let idle_milli = match self.last.replace(times) {
@@ -140,17 +142,11 @@ impl Probe {
             None => cores_milli.saturating_sub(proc::load_milli()?),
         };
         let limits = cgroup::machine_limits();
-        let memory_total = memory.total.min(limits.memory.unwrap_or(u64::MAX));
-        let under_limit = memory_total.saturating_sub(limits.memory_used.unwrap_or(0));
         let cpu_total_milli = cores_milli.min(limits.cpu_milli.unwrap_or(u64::MAX));
         let (disk_free, disk_total) = disk(&self.engine_root)?;
         Ok(Readings {
             memory_total,
-            memory_free: if limits.memory.is_some() {
-                memory.available.min(under_limit)
-            } else {
-                memory.available
-            },
+            memory_free,
             cpu_total_milli,
             cpu_free_milli: idle_milli.min(cpu_total_milli),
             disk_free,

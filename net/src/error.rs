@@ -90,6 +90,21 @@ pub enum RequestError {
 }
 
 impl RequestError {
+    /// What it is called in metrics.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::Dial => "dial",
+            Self::TooLarge { .. } => "too_large",
+            Self::Busy => "busy",
+            Self::Unsupported => "unsupported",
+            Self::Timeout => "timeout",
+            Self::ConnectionLost => "connection_lost",
+            Self::Stream(_) => "stream",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Whether the peer may have received and acted upon the request. `false` is a promise: no byte of it left here.
     pub fn may_have_arrived(&self) -> bool {
         match self {

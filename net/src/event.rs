@@ -47,6 +47,7 @@ pub enum NetEvent {
 
 /// Names one received gossip message. While it lives, the message's bytes count as waiting.
 pub struct GossipId {
+    pub(crate) topic: Topic,
     pub(crate) message: MessageId,
     pub(crate) source: PeerId,
     pub(crate) _waiting: OwnedSemaphorePermit,

@@ -47,6 +47,7 @@ mod identity;
 mod join;
 mod learnt;
 mod links;
+mod meter;
 mod protocol;
 mod reach;
 mod scores;

@@ -40,14 +40,18 @@ impl Topic {
         }
     }
 
-    pub(crate) fn ident(self, net8: &str) -> IdentTopic {
-        let name = match self {
+    /// The topic's short name, as in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Topic::Tx => "tx",
             Topic::Block => "block",
             Topic::Status => "status",
             Topic::Probe => "probe",
-        };
-        IdentTopic::new(format!("/blosm/{net8}/{name}/1"))
+        }
+    }
+
+    pub(crate) fn ident(self, net8: &str) -> IdentTopic {
+        IdentTopic::new(format!("/blosm/{net8}/{}/1", self.name()))
     }
 
     /// A bit of its own, for sets of topics.

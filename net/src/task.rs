@@ -21,6 +21,7 @@ use crate::error::RequestError;
 use crate::event::NetEvent;
 use crate::handle::{Command, Peers, Wishes};
 use crate::links::{Links, ROUND};
+use crate::meter::Meter;
 use crate::protocol::Protocol;
 use crate::reach::{Reach, Reachability};
 use crate::scores::{Misdeed, Outcome, Scores};
@@ -68,6 +69,7 @@ struct DialledBack {
 /// An outbound request that waits for its answer.
 struct Pending {
     peer: PeerId,
+    since: Instant,
     answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
 }
 
@@ -102,6 +104,7 @@ struct Task {
     dial_backs: FuturesUnordered<DialBackFuture>,
     dialling_back: Arc<Semaphore>,
     counters: Arc<Live>,
+    meter: Meter,
 }
 
 impl Task {

@@ -1,162 +1,137 @@
 //! What Prometheus reads: one registry per node, passed around as [`Metrics`].
 //!
 //! Label sets are closed: a service that the node does not declare counts as `other`, and no label holds
-//! a session, a client or a path. Gauges of ledger and network are set when they are read, so that no
-//! task has to report them.
+//! a session, a client or a path. Gauges are set when they are read, so that no task has to report them.
+//!
+//! ```text
+//! gateway, sessions, ledger thread, journal ──count──> Metrics <──read── api::metrics (a scrape)
+//!                                                        └── set from snapshots: chain, swarm, bookings, machine, process
+//! ```
 
+mod gateway;
+mod ledger;
+mod machine;
+mod migrate;
 mod net;
+mod process;
+mod register;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use blosm_net::Counters;
-use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
-};
+use blosm_ledger::StoreFigures;
+use blosm_migrate::resources::Machine;
+use blosm_net::{Counters, PeerInfo};
+use prometheus::{Encoder, Error, Gauge, Histogram, Registry, TextEncoder};
 
+use self::gateway::GatewayMetrics;
+use self::ledger::LedgerMetrics;
+use self::machine::MachineMetrics;
+use self::migrate::MigrateMetrics;
 use self::net::NetMetrics;
-use crate::chain::LedgerMeter;
+use self::process::ProcessMetrics;
+use crate::admission::{PROTOCOL, SOFTWARE};
+use crate::chain::{ChainView, LedgerMeter};
 use crate::config::Config;
+use crate::sessions::MigrationReport;
 
-/// Label of services that this node does not declare.
-const OTHER_SERVICE: &str = "other";
-/// From a hand-over without a pause to a whole image over a slow link, in seconds.
-const DOWNTIME_BUCKETS: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
-];
+pub use self::machine::Amount;
+pub(crate) use self::register::Register;
 
 /// The node's metrics. Cheap to update from any task.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Height of the newest block that this node has imported.
-    ledger_height: IntGauge,
-    /// Greatest height that 90 % of the members are known to have imported.
-    ledger_confirmed_height: IntGauge,
-    /// Members of the network.
-    ledger_members: IntGauge,
+    /// Where the ledger stands, and its store.
+    ledger: LedgerMetrics,
     /// What happens on the ledger's thread.
-    ledger: LedgerMeter,
-    /// This node's clock less the authority's; NaN while it has not been measured.
-    net_clock_offset: Gauge,
-    /// The swarm's.
+    ledger_meter: LedgerMeter,
+    /// The swarm's, but for what it counts in libp2p's registry.
     net: NetMetrics,
-    /// Migrations that ended at this node, at their source or their destination, by method and outcome.
-    migrate_total: IntCounterVec,
-    /// Whether a container can come and go by the method: 1 or 0.
-    migrate_method_available: GaugeVec,
-    /// How often the node's own layer helper has ended.
-    helper_ended_total: IntCounter,
-    /// Longest time for which a request of the session waited because of a completed migration.
-    migrate_downtime_seconds: HistogramVec,
-    /// Requests answered by the gateway, by service, route and status code.
-    gateway_requests_total: IntCounterVec,
-    /// Memory that the node offers, in bytes, by kind (total, reserved, free).
-    resource_memory_bytes: GaugeVec,
-    /// Processor that the node offers, in cores, by kind (total, reserved, free).
-    resource_cpu_cores: GaugeVec,
-    services: BTreeSet<String>,
+    /// Sessions and their moves.
+    migrate: MigrateMetrics,
+    /// Requests of clients.
+    gateway: GatewayMetrics,
+    /// What is offered to containers, and the machine below.
+    machine: MachineMetrics,
+    /// This process.
+    process: ProcessMetrics,
+    /// Whether new clients are welcome: 1 or 0.
+    ready: Gauge,
+    /// Whether the node is drained: 1 or 0.
+    drained: Gauge,
+    /// Several may read at a time; what is brought up to a count of somebody else's is brought there by one at a time.
+    raising: Mutex<()>,
 }
 
 impl Metrics {
     /// All metrics of the node of `config`, in a registry of their own.
-    pub fn new(config: &Config) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let services = config.services.keys().cloned().collect();
-        let metrics = Self::register(registry, services)?;
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let metrics = Self::register(config.services.keys().cloned().collect())?;
         metrics.identify(config)?;
         Ok(metrics)
     }
 
-    fn register(registry: Registry, services: BTreeSet<String>) -> Result<Self, prometheus::Error> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = GaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone())).map(|()| gauges)
-        };
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone())).map(|()| counters)
-        };
-        let ended = IntCounter::new(
-            "blosm_helper_ended_total",
-            "Times that the layer helper which the node itself has started has ended",
-        )?;
-        registry.register(Box::new(ended.clone()))?;
-        let downtime = HistogramVec::new(
-            HistogramOpts::new(
-                "blosm_migrate_downtime_seconds",
-                "Longest time for which a request of the session waited because of a completed migration",
-            )
-            .buckets(DOWNTIME_BUCKETS.into()),
-            &["method"],
-        )?;
-        registry.register(Box::new(downtime.clone()))?;
-        let clock_offset = Gauge::new(
-            "blosm_net_clock_offset_seconds",
-            "Clock of the node less that of the authority; NaN while it is not known",
-        )?;
-        clock_offset.set(f64::NAN);
-        registry.register(Box::new(clock_offset.clone()))?;
+    fn register(services: BTreeSet<String>) -> Result<Self, Error> {
+        let registry = Registry::new();
+        let register = Register(&registry);
+        let gateway = GatewayMetrics::register(register, services)?;
+        let migrate = MigrateMetrics::register(register)?;
+        for service in gateway.services() {
+            migrate.may_open(service);
+        }
         Ok(Self {
-            ledger_height: gauge("blosm_ledger_height", "Height of the newest imported block")?,
-            ledger_confirmed_height: gauge(
-                "blosm_ledger_confirmed_height",
-                "Greatest height that 90 % of the members are known to have imported",
+            ledger: LedgerMetrics::register(register)?,
+            ledger_meter: LedgerMeter::register(&registry)?,
+            net: NetMetrics::register(register)?,
+            migrate,
+            gateway,
+            machine: MachineMetrics::register(register)?,
+            process: ProcessMetrics::register(register)?,
+            ready: register.gauge(
+                "blosm_node_ready",
+                "Whether new clients are welcome: the gateway serves, and the node is not drained",
             )?,
-            ledger_members: gauge("blosm_ledger_members", "Members of the network")?,
-            ledger: LedgerMeter::register(&registry)?,
-            net_clock_offset: clock_offset,
-            net: NetMetrics::register(&registry)?,
-            migrate_total: counters(
-                "blosm_migrate_total",
-                "Migrations that ended at this node as source or destination",
-                &["method", "outcome"],
+            drained: register.gauge(
+                "blosm_node_drained",
+                "Whether the node gives its sessions away and takes none",
             )?,
-            migrate_method_available: gauges(
-                "blosm_migrate_method_available",
-                "Whether a container can come and go by the method",
-                &["method"],
-            )?,
-            helper_ended_total: ended,
-            migrate_downtime_seconds: downtime,
-            gateway_requests_total: counters(
-                "blosm_gateway_requests_total",
-                "Requests answered by the gateway",
-                &["service", "route", "code"],
-            )?,
-            resource_memory_bytes: gauges(
-                "blosm_resource_memory_bytes",
-                "Memory that the node offers to containers",
-                &["kind"],
-            )?,
-            resource_cpu_cores: gauges(
-                "blosm_resource_cpu_cores",
-                "Processor that the node offers to containers",
-                &["kind"],
-            )?,
+            raising: Mutex::new(()),
             registry,
-            services,
         })
     }
 
     /// Registers what does not change while the node runs.
-    fn identify(&self, config: &Config) -> Result<(), prometheus::Error> {
-        let labels = Opts::new(
+    fn identify(&self, config: &Config) -> Result<(), Error> {
+        let register = Register(&self.registry);
+        register.info(
             "blosm_node_info",
             "Version, network and runtime of the node; always 1",
-        )
-        .const_label("version", env!("CARGO_PKG_VERSION"))
-        .const_label("network", config.network.genesis.name.clone())
-        .const_label("runtime", config.engine.runtime.as_str());
-        let info = IntGauge::with_opts(labels)?;
-        info.set(1);
-        self.registry.register(Box::new(info))?;
+            &[
+                ("version", SOFTWARE),
+                ("network", &config.network.genesis.name),
+                ("runtime", config.engine.runtime.as_str()),
+            ],
+        )?;
+        register.info(
+            "blosm_build_info",
+            "What was built: version, the newest protocol that it speaks, and for what; always 1",
+            &[
+                ("version", SOFTWARE),
+                ("protocol", &PROTOCOL.to_string()),
+                ("os", std::env::consts::OS),
+                ("arch", std::env::consts::ARCH),
+            ],
+        )?;
         for (name, help, value) in [
+            (
+                "blosm_node_authority",
+                "Whether the node seals blocks",
+                f64::from(u8::from(config.is_authority())),
+            ),
             (
                 "blosm_node_latitude_degrees",
                 "Latitude of the node (WGS84)",
@@ -168,187 +143,173 @@ impl Metrics {
                 config.node.location.longitude(),
             ),
         ] {
-            let gauge = Gauge::new(name, help)?;
-            gauge.set(value);
-            self.registry.register(Box::new(gauge))?;
+            register.gauge(name, help)?.set(value);
         }
         Ok(())
     }
 
-    /// The gateway has answered a request for `service` by `route` (a word of a small fixed set) with `code`.
-    pub fn gateway_request(&self, service: &str, route: &'static str, code: u16) {
-        let service = if self.services.contains(service) {
-            service
-        } else {
-            OTHER_SERVICE
-        };
-        // At most 500 codes: a container may answer with any number.
-        let code = if (100..600).contains(&code) { code } else { 0 };
-        self.gateway_requests_total
-            .with_label_values(&[service, route, &code.to_string()])
-            .inc();
+    // === counted as it happens ===
+
+    /// From now on until the value is dropped a client's request is under way.
+    pub(crate) fn request(&self) -> UnderWay<'_> {
+        self.gateway.begun();
+        UnderWay(&self.gateway)
     }
 
-    /// A migration by `method` has ended with `outcome`; `downtime` as its session's requests saw it, if known.
-    pub fn migration(&self, method: &'static str, outcome: &'static str, downtime: Option<Duration>) {
-        self.migrate_total.with_label_values(&[method, outcome]).inc();
-        if let Some(downtime) = downtime {
-            self.migrate_downtime_seconds
-                .with_label_values(&[method])
-                .observe(downtime.as_secs_f64());
-        }
+    /// The gateway has answered a client's request for `service` by `route` (a word of a small fixed set) with `code`,
+    /// `took` after it had read it.
+    pub(crate) fn answered(&self, service: &str, route: &'static str, code: u16, took: Duration) {
+        self.gateway.answered(service, route, code, took);
+    }
+
+    /// No container has answered a client's request; `reason` is a word of the program.
+    pub(crate) fn denied(&self, reason: &'static str) {
+        self.gateway.denied(reason);
+    }
+
+    /// A migration to this node has ended as `report` says, by `method`; `why` when it is not completed, in a word of the
+    /// program.
+    pub(crate) fn migration(
+        &self,
+        method: &'static str,
+        report: &MigrationReport,
+        why: Option<&'static str>,
+    ) {
+        self.migrate.ended(method, report, why);
+    }
+
+    /// So many bytes of migrations have come from other nodes.
+    pub(crate) fn fetched(&self, bytes: usize) {
+        self.migrate.fetched(bytes as u64);
+    }
+
+    /// So many bytes of migrations were given to other nodes.
+    pub(crate) fn given(&self, bytes: usize) {
+        self.migrate.given(bytes as u64);
+    }
+
+    /// A session was handed over after it had been here for so long.
+    pub(crate) fn session_left(&self, after: Duration) {
+        self.migrate.left(after);
+    }
+
+    /// A session was opened here.
+    pub(crate) fn session_opened(&self, service: &str) {
+        self.migrate.opened(self.gateway.service(service));
     }
 
     /// Whether a method works here.
     pub fn method_available(&self, method: &'static str, available: bool) {
-        self.migrate_method_available
-            .with_label_values(&[method])
-            .set(f64::from(u8::from(available)));
+        self.migrate.method_available(method, available);
     }
 
     /// How often the node's own layer helper has ended.
     pub fn helper_ended(&self, times: u64) {
-        // Only the task that looks after the methods counts.
-        self.helper_ended_total
-            .inc_by(times.saturating_sub(self.helper_ended_total.get()));
-    }
-
-    /// Where the ledger stands.
-    pub fn ledger(&self, height: u64, confirmed_height: u64, members: usize) {
-        self.ledger_height.set(i64::try_from(height).unwrap_or(i64::MAX));
-        self.ledger_confirmed_height
-            .set(i64::try_from(confirmed_height).unwrap_or(i64::MAX));
-        self.ledger_members
-            .set(i64::try_from(members).unwrap_or(i64::MAX));
+        self.migrate.helper_ended(times);
     }
 
     /// Where the ledger task counts.
     pub fn ledger_meter(&self) -> LedgerMeter {
-        self.ledger.clone()
+        self.ledger_meter.clone()
+    }
+
+    /// Where the journal's thread notes how long it writes.
+    pub(crate) fn journal_seconds(&self) -> Histogram {
+        self.migrate.journal()
+    }
+
+    /// The ways in which a request can be denied, each with its reason and status: each gets a series from the start.
+    pub(crate) fn requests_may_be_denied(&self, ways: &[(&'static str, u16)]) {
+        self.gateway.may_be_denied(ways);
+    }
+
+    /// The causes for which a migration to this node can fail: each gets a series from the start.
+    pub(crate) fn migrations_may_fail(&self, causes: &[&'static str]) {
+        self.migrate.may_fail(causes);
+    }
+
+    // === set from snapshots, when somebody reads ===
+
+    /// Where the ledger stands.
+    pub(crate) fn chain(&self, view: &ChainView) {
+        self.ledger.chain(view);
+    }
+
+    /// What the ledger's store says of itself.
+    pub(crate) fn store(&self, figures: &StoreFigures) {
+        let _one = self.raising();
+        self.ledger.store(figures);
     }
 
     /// How far this node's clock is ahead of the authority's, if that is known.
-    pub fn clock_offset(&self, seconds: Option<f64>) {
-        self.net_clock_offset.set(seconds.unwrap_or(f64::NAN));
+    pub(crate) fn clock_offset(&self, seconds: Option<f64>) {
+        self.net.clock_offset(seconds);
     }
 
-    /// How many peers are connected, whether others can dial this node, and what the swarm has counted.
-    pub fn net(&self, connected: usize, reachable: Option<bool>, counters: &Counters) {
-        self.net.set(connected, reachable, counters);
+    /// The connected peers, whether others can dial this node, and what the swarm has counted.
+    pub(crate) fn net(&self, peers: &[PeerInfo], reachable: Option<bool>, counters: &Counters) {
+        let _one = self.raising();
+        self.net.set(peers, reachable, counters);
     }
 
-    /// What is offered to containers: bytes of memory and thousandths of a core.
-    pub fn resources(&self, memory: Amount, cpu_milli: Amount) {
-        for (kind, memory, cpu) in [
-            ("total", memory.total, cpu_milli.total),
-            ("reserved", memory.reserved, cpu_milli.reserved),
-            ("free", memory.free, cpu_milli.free),
-        ] {
-            self.resource_memory_bytes
-                .with_label_values(&[kind])
-                .set(memory as f64);
-            self.resource_cpu_cores
-                .with_label_values(&[kind])
-                .set(cpu as f64 / 1000.0);
+    /// The sessions that are this node's, by service, and how many transactions of sessions are not sealed.
+    pub(crate) fn sessions(&self, owned: &BTreeMap<String, usize>, unsealed: usize) {
+        for service in self.gateway.services() {
+            self.migrate
+                .owned(service, owned.get(service).copied().unwrap_or(0));
         }
+        self.migrate.unsealed(unsealed);
     }
 
-    /// The registry in Prometheus' text format.
-    pub fn render(&self) -> Result<String, prometheus::Error> {
+    /// Migrations from and to this node that are under way, and requests that wait for a container.
+    pub(crate) fn under_way(&self, outgoing: usize, incoming: usize, held: usize) {
+        self.migrate.under_way(outgoing, incoming);
+        self.gateway.held(held);
+    }
+
+    /// What is offered to containers: bytes of memory, thousandths of a core, devices.
+    pub(crate) fn offered(&self, memory: Amount, cpu_milli: Amount, gpus: Amount) {
+        self.machine.offered(memory, cpu_milli, gpus);
+    }
+
+    /// The machine as a whole.
+    pub(crate) fn machine(&self, machine: &Machine) {
+        let _one = self.raising();
+        self.machine.machine(machine);
+    }
+
+    /// Whether new clients are welcome, and whether the node is drained.
+    pub(crate) fn readiness(&self, ready: bool, drained: bool) {
+        self.ready.set(f64::from(u8::from(ready)));
+        self.drained.set(f64::from(u8::from(drained)));
+    }
+
+    /// The registry in Prometheus' text format, with this process as it is now.
+    ///
+    /// # Errors
+    /// Never in practice: all names and labels are the program's.
+    pub fn render(&self) -> Result<String, Error> {
+        {
+            let _one = self.raising();
+            self.process.read();
+        }
         let mut out = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
-        String::from_utf8(out).map_err(|error| prometheus::Error::Msg(error.to_string()))
+        String::from_utf8(out).map_err(|error| Error::Msg(error.to_string()))
+    }
+
+    fn raising(&self) -> MutexGuard<'_, ()> {
+        self.raising.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An amount of one resource.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Amount {
-    /// All that is offered (R_tot).
-    pub total: u64,
-    /// Booked by containers and accepted claims.
-    pub reserved: u64,
-    /// What a new container may have.
-    pub free: u64,
-}
+/// A client's request that is being answered.
+#[derive(Debug)]
+#[must_use = "the request counts as answered when this is dropped"]
+pub(crate) struct UnderWay<'a>(&'a GatewayMetrics);
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn metrics() -> Metrics {
-        Metrics::register(Registry::new(), BTreeSet::from(["counter".to_owned()])).unwrap()
-    }
-
-    #[test]
-    fn every_metric_moves() {
-        let metrics = metrics();
-        metrics.ledger(7, 6, 3);
-        metrics.clock_offset(Some(-1.5));
-        let mut counted = Counters::default();
-        counted.requests_sent = 4;
-        // Read twice, counted once.
-        metrics.net(2, Some(true), &counted);
-        metrics.net(2, Some(true), &counted);
-        metrics.migration("image", "completed", Some(Duration::from_millis(300)));
-        metrics.migration("image", "aborted", None);
-        metrics.helper_ended(2);
-        metrics.helper_ended(3);
-        metrics.gateway_request("counter", "local", 200);
-        metrics.resources(
-            Amount {
-                total: 4,
-                reserved: 3,
-                free: 1,
-            },
-            Amount {
-                total: 2000,
-                reserved: 500,
-                free: 1500,
-            },
-        );
-        let text = metrics.render().unwrap();
-        for line in [
-            "blosm_ledger_height 7",
-            "blosm_ledger_confirmed_height 6",
-            "blosm_ledger_members 3",
-            "blosm_net_clock_offset_seconds -1.5",
-            "blosm_ledger_transactions_total{kind=\"hand_over\"} 0",
-            "blosm_ledger_seal_seconds_count 0",
-            "blosm_ledger_import_seconds_count 0",
-            "blosm_net_peers 2",
-            "blosm_net_events_total{event=\"requests_sent\"} 4",
-            "blosm_migrate_total{method=\"image\",outcome=\"completed\"} 1",
-            "blosm_migrate_total{method=\"image\",outcome=\"aborted\"} 1",
-            "blosm_helper_ended_total 3",
-            "blosm_migrate_downtime_seconds_sum{method=\"image\"} 0.3",
-            "blosm_migrate_downtime_seconds_count{method=\"image\"} 1",
-            "blosm_gateway_requests_total{code=\"200\",route=\"local\",service=\"counter\"} 1",
-            "blosm_resource_memory_bytes{kind=\"free\"} 1",
-            "blosm_resource_cpu_cores{kind=\"reserved\"} 0.5",
-        ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is not in\n{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_client_cannot_make_labels() {
-        let metrics = metrics();
-        for name in ["a", "b", "c"] {
-            metrics.gateway_request(name, "local", 404);
-        }
-        metrics.gateway_request("counter", "local", 999);
-        let text = metrics.render().unwrap();
-        assert!(
-            text.contains("{code=\"404\",route=\"local\",service=\"other\"} 3"),
-            "{text}"
-        );
-        assert!(
-            text.contains("{code=\"0\",route=\"local\",service=\"counter\"} 1"),
-            "{text}"
-        );
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use blosm_ledger::{Evicted, Hash, Payload, PublicKey, Transaction};
 use blosm_migrate::engine::Engine;
 use blosm_migrate::placement::{Bookings, Position};
-use blosm_migrate::resources::{Probe, Readings, ResourceError};
+use blosm_migrate::resources::{Machine, Probe, Readings, ResourceError};
 use blosm_migrate::session::Pending;
 use blosm_net::NetHandle;
 use tokio::sync::watch;
@@ -115,6 +115,17 @@ impl Parts {
             .lock()
             .expect("nothing panics while it holds the probe")
             .read()
+    }
+
+    /// The machine as a whole, whoever uses it.
+    ///
+    /// # Errors
+    /// The kernel's figures can't be read.
+    pub(crate) fn machine(&self) -> Result<Machine, ResourceError> {
+        self.probe
+            .lock()
+            .expect("nothing panics while it holds the probe")
+            .machine()
     }
 
     /// The book of this node's resources. For single steps only: never held over an await.

@@ -23,12 +23,13 @@ use crate::admission::{Desk, Invites, InvitesError, SOFTWARE};
 use crate::api::{self, ApiState, BindError};
 use crate::chain::{ChainHandle, ChainOptions, ChainTask};
 use crate::config::Config;
-use crate::gateway::{Gateway, Recent, serve_http};
+use crate::gateway::{Denied, Gateway, Recent, serve_http};
 use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::router::Router;
 use crate::sessions::{
-    Brought, Budget, Census, Drain, DrainError, JournalHandle, Links, Methods, Reports, SessionsHandle, Slots,
+    Brought, Budget, Census, Drain, DrainError, JournalHandle, Links, Methods, Reports, SessionsHandle,
+    Slots, migration_failures,
 };
 
 /// How long a start waits for a better head than its own (rule 7).
@@ -115,14 +116,20 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let bookings = Bookings::new(probe.read()?.total(&caps));
     look_for_helper(&engine).await;
     let journal_failed = CancellationToken::new();
-    let journal = JournalHandle::open(&config.data_dir.join("sessions.journal"), journal_failed.clone())?;
+    let metrics = Arc::new(Metrics::new(&config)?);
+    metrics.requests_may_be_denied(&Denied::ALL.map(|denied| (denied.word(), denied.status().0.as_u16())));
+    metrics.migrations_may_fail(&migration_failures());
+    let journal = JournalHandle::open(
+        &config.data_dir.join("sessions.journal"),
+        journal_failed.clone(),
+        metrics.journal_seconds(),
+    )?;
     let drain = Drain::open(&config.data_dir)?;
     let invites = match config.is_authority() {
         true => Some(Arc::new(Invites::open(&config.data_dir)?)),
         false => None,
     };
     let ledger = open_ledger(&config).await?;
-    let metrics = Arc::new(Metrics::new(&config)?);
 
     let (net, events) = Network::spawn(net_config(&config)).await?;
     let chain = ChainTask::spawn(

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::node::metrics_url;
 use crate::state::HostState;
 
 /// Where a node on a host of its own listens for its peers.
@@ -24,7 +25,7 @@ pub struct Ports {
     pub gateway: u16,
     /// Its local API, on loopback.
     pub api: u16,
-    /// Its metrics, on loopback.
+    /// Its metrics.
     pub metrics: u16,
 }
 
@@ -138,7 +139,8 @@ pub fn render(
         [api]
         listen = "127.0.0.1:{api}"
         [metrics]
-        listen = "127.0.0.1:{metrics}"
+        listen = "{all}:{metrics}"
+        url = "{metrics_url}"
         "#,
         network = network.display(),
         label = host.label,
@@ -147,6 +149,7 @@ pub fn render(
         gateway = ports.gateway,
         api = ports.api,
         metrics = ports.metrics,
+        metrics_url = metrics_url(host),
     );
     let mut table: Table = text.parse().context("the node's configuration")?;
     let engine = match engine {

@@ -114,6 +114,7 @@ impl Node {
             host.radius.to_string(),
             format!("http://{}:{}", host.address, host.ports.gateway),
         );
+        let metrics = metrics_url(host);
         let address = peer_address(host);
         let data_dir = self.data_dir.display().to_string();
         let answer = self.command(&[
@@ -128,6 +129,8 @@ impl Node {
             &radius,
             "--label",
             &host.label,
+            "--metrics",
+            &metrics,
             "--data-dir",
             &data_dir,
             "--json",
@@ -251,6 +254,11 @@ fn libfaketime() -> Option<PathBuf> {
         .filter_map(Result::ok)
         .map(|place| place.path().join("faketime/libfaketime.so.1"))
         .find(|file| file.is_file())
+}
+
+/// Where others read its metrics.
+pub(crate) fn metrics_url(host: &HostState) -> String {
+    format!("http://{}:{}/metrics", host.address, host.ports.metrics)
 }
 
 /// Where other nodes dial this one.

@@ -62,6 +62,29 @@ fn everything_comes_back() {
 }
 
 #[test]
+fn the_store_says_what_it_holds() {
+    let directory = directory();
+    let (ledger, _) = sealed_story(&directory);
+    let written = ledger.store_figures().unwrap();
+    let on_disk = |figures: &StoreFigures| figures.table_bytes.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    assert!(written.memtable_bytes > 0, "{written:?}");
+    assert_eq!(
+        (written.background_errors, written.writes_stopped),
+        (0, false),
+        "{written:?}"
+    );
+    drop(ledger);
+    // What was in memory and in the log is in tables after a start.
+    let reopened = authority(&directory).store_figures().unwrap();
+    assert!(on_disk(&reopened) > on_disk(&written), "{reopened:?}");
+    let names: Vec<_> = reopened.table_bytes.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        ["headers", "bodies", "hash", "tx", "members", "sessions", "meta"]
+    );
+}
+
+#[test]
 fn an_empty_ledger_comes_back_empty() {
     let directory = directory();
     let head = authority(&directory).head();

@@ -1,5 +1,7 @@
 //! `/proc`: memory, processor time, load.
 
+use std::time::Duration;
+
 use super::ResourceError;
 
 const MEMINFO: &str = "/proc/meminfo";
@@ -26,7 +28,16 @@ pub struct CpuTimes {
     pub idle: u64,
 }
 
+/// Ticks in a second, as the kernel shows them on every architecture.
+const TICKS: u64 = 100;
+
 impl CpuTimes {
+    /// Processor time that was not idle.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        Duration::from_millis(self.total.saturating_sub(self.idle) * (1000 / TICKS))
+    }
+
     /// Idle share between two looks, thousandths of a core.
     #[must_use]
     pub fn idle_milli_since(&self, before: &Self) -> u64 {
@@ -172,6 +183,7 @@ mod tests {
         };
         assert_eq!(after.idle_milli_since(&before), 1000);
         assert_eq!(before.idle_milli_since(&before), 2000);
+        assert_eq!(after.busy(), Duration::from_millis(1200));
         // Counters may step back when a processor goes offline.
         assert_eq!(before.idle_milli_since(&after), 2000);
     }

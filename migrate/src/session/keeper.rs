@@ -239,6 +239,11 @@ impl Keeper {
         }
     }
 
+    /// How long this node has owned the session, or the present process has, if that began later.
+    pub fn owned_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.owned_since)
+    }
+
     /// Whether there is something to look at again although the chain has not moved since.
     #[must_use]
     pub fn is_unsettled(&self, known: &Known<'_>) -> bool {

@@ -74,6 +74,7 @@ impl Task {
     // === what the swarm reports ===
 
     pub(super) fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        self.meter.swarm(&event);
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished {
@@ -175,7 +176,9 @@ impl Task {
             BehaviourEvent::Gated(MembersEvent::Kad(event)) => self.on_kad(event),
             BehaviourEvent::Gated(MembersEvent::Reach(event)) => self.on_reach(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
-            BehaviourEvent::Ping(ping::Event { peer, result, .. }) => {
+            BehaviourEvent::Ping(event) => {
+                self.meter.ping(&event);
+                let ping::Event { peer, result, .. } = event;
                 if let Ok(rtt) = result {
                     self.links.on_rtt(&peer, rtt);
                     self.peers.send_if_modified(|peers| {

@@ -125,6 +125,7 @@ impl Task {
     }
 
     pub(super) fn on_kad(&mut self, event: kad::Event) {
+        self.meter.kad(&event);
         let kad::Event::OutboundQueryProgressed {
             result: kad::QueryResult::GetClosestPeers(result),
             ..

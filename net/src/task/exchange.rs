@@ -25,7 +25,7 @@ impl Task {
     ) {
         let key = (peer, protocol);
         if self.in_flight.get(&key).copied().unwrap_or(0) >= protocol.limits().in_flight {
-            let _ = answer.send(Err(RequestError::Busy));
+            self.refuse(protocol, answer, RequestError::Busy);
             return;
         }
         self.book.on_used(&peer, Instant::now());
@@ -34,7 +34,7 @@ impl Task {
                 Way::Under => {}
                 Way::Dial(addresses) => self.dial(peer, addresses),
                 Way::Nowhere => {
-                    let _ = answer.send(Err(RequestError::NotConnected));
+                    self.refuse(protocol, answer, RequestError::NotConnected);
                     return;
                 }
             }
@@ -43,7 +43,21 @@ impl Task {
         let request = Request::Whole(data);
         let id = self.swarm.behaviour_mut().send(&peer, protocol, request);
         count(&self.counters.requests_sent);
-        self.pending.insert((protocol, id), Pending { peer, answer });
+        let since = Instant::now();
+        self.pending
+            .insert((protocol, id), Pending { peer, since, answer });
+    }
+
+    /// A request that is not even sent.
+    fn refuse(
+        &self,
+        protocol: Protocol,
+        answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+        error: RequestError,
+    ) {
+        self.meter.request(protocol, error.word(), Duration::ZERO);
+        // An error means that the caller has gone.
+        let _ = answer.send(Err(error));
     }
 
     fn finish(
@@ -55,6 +69,8 @@ impl Task {
         let Some(pending) = self.pending.remove(&(protocol, request)) else {
             return;
         };
+        let word = outcome.as_ref().map_or_else(RequestError::word, |_| "answered");
+        self.meter.request(protocol, word, pending.since.elapsed());
         let key = (pending.peer, protocol);
         if let Some(in_flight) = self.in_flight.get_mut(&key) {
             *in_flight -= 1;

@@ -6,6 +6,7 @@ use super::*;
 use crate::behaviour::GRAYLIST;
 use crate::buckets::Intake;
 use crate::event::{GossipId, Verdict};
+use crate::meter::Fate;
 use crate::protocol::Topic;
 
 /// Messages of one peer that wait for the reader or its verdict. What is over it is ignored, so that a peer that floods the
@@ -16,7 +17,10 @@ impl Task {
     pub(super) fn on_publish(&mut self, topic: Topic, data: Vec<u8>) {
         let ident = topic.ident(&self.net8);
         match self.swarm.behaviour_mut().members().gossip.publish(ident, data) {
-            Ok(_) => count(&self.counters.gossip_published),
+            Ok(_) => {
+                count(&self.counters.gossip_published);
+                self.meter.published(topic);
+            }
             // Neither is a loss: there is nobody to tell, or they have been told.
             Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
             Err(error) => {
@@ -27,6 +31,7 @@ impl Task {
     }
 
     pub(super) fn on_verdict(&mut self, id: &GossipId, verdict: Verdict) {
+        self.meter.gossip(id.topic, Fate::Judged(verdict));
         self.swarm
             .behaviour_mut()
             .members()
@@ -89,6 +94,7 @@ impl Task {
     fn hand_on(&mut self, topic: Topic, source: PeerId, id: &gossipsub::MessageId, data: Vec<u8>) -> bool {
         if !self.buckets.take(source, Intake::Gossip, Instant::now()) {
             self.counters.limited(Intake::Gossip);
+            self.meter.gossip(topic, Fate::Limited);
             return false;
         }
         let share = self
@@ -98,9 +104,11 @@ impl Task {
         let share = share.clone().try_acquire_owned();
         let (Ok(share), Some(waiting)) = (share, self.room_for(data.len())) else {
             count(&self.counters.gossip_dropped);
+            self.meter.gossip(topic, Fate::Dropped);
             return false;
         };
         let id = GossipId {
+            topic,
             message: id.clone(),
             source,
             _waiting: waiting,
@@ -115,6 +123,7 @@ impl Task {
         let given = self.events.try_send(event).is_ok();
         if !given {
             count(&self.counters.gossip_dropped);
+            self.meter.gossip(topic, Fate::Dropped);
         }
         given
     }

@@ -31,6 +31,7 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
     check_prefix(&config.net8)?;
     let mut registry = Registry::default();
     let mut swarm = build(&config, &mut registry)?;
+    let meter = Meter::new(&mut registry);
     let local = *swarm.local_peer_id();
     let mut book = Book::new(local);
     let mut members = config.authorities.clone();
@@ -91,6 +92,7 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
         dial_backs: FuturesUnordered::new(),
         dialling_back: Arc::new(Semaphore::new(DIAL_BACKS)),
         counters,
+        meter,
     };
     // What the local network has told while the listeners were bound.
     for peer in members {

@@ -1,4 +1,6 @@
-//! The listener of `[metrics]`: `/metrics` and `/healthz`.
+//! The listener of `[metrics]`: `/metrics`, `/healthz`, and for Prometheus itself `/v1/prometheus/targets`.
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -6,12 +8,16 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{ApiState, health};
+use super::{ApiState, health, targets};
+
+/// A ledger that is busy for longer is asked for its store's figures at the next reading.
+const STORE_WAIT: Duration = Duration::from_millis(500);
 
 pub(super) fn router(state: ApiState) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health::healthz))
+        .route("/v1/prometheus/targets", get(targets::list))
         .with_state(state)
 }
 
@@ -19,18 +25,7 @@ pub(super) fn router(state: ApiState) -> Router {
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 async fn metrics(State(state): State<ApiState>) -> Response {
-    let view = state.chain.snapshot();
-    state
-        .metrics
-        .ledger(view.height, view.confirmed_height, view.state.members().len());
-    state.metrics.clock_offset(state.chain.clock().offset_seconds());
-    state.metrics.net(
-        state.net.connected().len(),
-        state.net.reachability().verdict(),
-        &state.net.counters(),
-    );
-    let resources = state.sessions.resources().await;
-    state.metrics.resources(resources.memory, resources.cpu);
+    refresh(&state).await;
     match state.metrics.render() {
         Ok(text) => {
             // libp2p counts in a registry of another library.
@@ -39,4 +34,30 @@ async fn metrics(State(state): State<ApiState>) -> Response {
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+/// Brings up to date what is not counted as it happens.
+async fn refresh(state: &ApiState) {
+    let (metrics, sessions) = (&state.metrics, &state.sessions);
+    metrics.chain(&state.chain.snapshot());
+    if let Ok(Some(figures)) = tokio::time::timeout(STORE_WAIT, state.chain.store()).await {
+        metrics.store(&figures);
+    }
+    metrics.clock_offset(state.chain.clock().offset_seconds());
+    metrics.net(
+        &state.net.peers(),
+        state.net.reachability().verdict(),
+        &state.net.counters(),
+    );
+    let resources = sessions.resources().await;
+    metrics.offered(resources.memory, resources.cpu, resources.gpu);
+    match sessions.machine() {
+        Ok(machine) => metrics.machine(&machine),
+        Err(error) => tracing::warn!(%error, "the metrics of the machine are those of the last reading"),
+    }
+    let (owned, unsealed) = sessions.tally();
+    metrics.sessions(&owned, unsealed);
+    let (leaving, coming, held) = sessions.under_way();
+    metrics.under_way(leaving, coming, held);
+    metrics.readiness(sessions.ready(), sessions.is_drained());
 }

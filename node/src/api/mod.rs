@@ -11,7 +11,7 @@
 //! POST /v1/evictions  /v1/leave                         bearer token
 //! GET  /healthz  /readyz  /ui                           open; the live page
 //!
-//! a listener of its own ([metrics] listen):  /metrics  /healthz
+//! a listener of its own ([metrics] listen):  /metrics  /healthz  /v1/prometheus/targets
 //! ```
 //!
 //! It owns no state: every answer is a snapshot of a subsystem's handle. An error is
@@ -37,6 +37,7 @@ mod probe;
 mod scene;
 mod sessions;
 mod status;
+mod targets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

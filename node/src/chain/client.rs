@@ -1,8 +1,8 @@
 //! The calls that the ledger thread serves, and the client that makes them.
 
 use blosm_ledger::{
-    Ack, Confirmations, GossipVerdict, Hash, Penalty, SealedBlock, SealedTransaction, Status, VerifiedAck,
-    VerifiedStatus,
+    Ack, Confirmations, GossipVerdict, Hash, Penalty, SealedBlock, SealedTransaction, Status, StoreFigures,
+    VerifiedAck, VerifiedStatus,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -81,6 +81,10 @@ pub(super) enum Call {
     },
     /// The proposer says that this height is confirmed.
     Learn { confirmed_height: u64 },
+    /// What the store holds and does.
+    Store {
+        reply: oneshot::Sender<Option<StoreFigures>>,
+    },
     /// From now on this node seals.
     Open,
     /// Seal a block even if nothing waits.
@@ -171,6 +175,10 @@ impl LedgerClient {
     pub(super) async fn heard(&self, status: VerifiedStatus) -> Option<ImportAnswer> {
         let status = Box::new(status);
         self.call(|reply| Call::Heard { status, reply }).await
+    }
+
+    pub(super) async fn store(&self) -> Option<StoreFigures> {
+        self.call(|reply| Call::Store { reply }).await.flatten()
     }
 
     /// Makes a call that has no answer.

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use blosm_ledger::{
-    Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, Transaction, threshold,
+    Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, StoreFigures, Transaction,
+    threshold,
 };
 use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, peer_of_key};
 use tokio::sync::{mpsc, watch};
@@ -303,6 +304,11 @@ impl ChainHandle {
     /// The newest acknowledgement of every member, as it was signed. On the authority; elsewhere there are none.
     pub async fn acks(&self) -> Vec<Ack> {
         self.shared.ledger.acks().await
+    }
+
+    /// What the store holds and does. It stands in line with what the ledger has to do; none when the ledger has stopped.
+    pub async fn store(&self) -> Option<StoreFigures> {
+        self.shared.ledger.store().await
     }
 
     /// What is known of this node's clock.

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use blosm_ledger::KIND_NAMES;
-use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, IntCounterVec, Registry};
+
+use crate::metrics::Register;
 
 /// From a sync on a fast disk to a disk that is stuck, in seconds.
 const SECONDS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+/// From a network on one machine to one with a member that is away, in seconds.
+const CONFIRM: [f64; 14] = [
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0,
 ];
 
 /// The ledger's meters. Cheap to clone; all clones count together.
@@ -18,6 +23,8 @@ pub struct LedgerMeter {
     seal: Histogram,
     /// Time to verify and store a block from elsewhere.
     import: Histogram,
+    /// Time from a sealed block to 90 % of the members.
+    confirm: Histogram,
     /// Transactions in blocks that were sealed or imported here, by kind.
     transactions: IntCounterVec,
     /// Transactions, blocks and acknowledgements that were not taken, by reason.
@@ -30,51 +37,38 @@ impl LedgerMeter {
     /// # Errors
     /// It has metrics of these names already.
     pub fn register(registry: &Registry) -> Result<LedgerMeter, prometheus::Error> {
-        let meter = LedgerMeter::new()?;
-        let all: [Box<dyn Collector>; 4] = [
-            Box::new(meter.seal.clone()),
-            Box::new(meter.import.clone()),
-            Box::new(meter.transactions.clone()),
-            Box::new(meter.rejected.clone()),
-        ];
-        for collector in all {
-            registry.register(collector)?;
-        }
-        Ok(meter)
-    }
-
-    fn new() -> Result<LedgerMeter, prometheus::Error> {
-        let times = |name: &str, help: &str| {
-            Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.into()))
-        };
-        let transactions = IntCounterVec::new(
-            Opts::new(
-                "blosm_ledger_transactions_total",
-                "Transactions in blocks that this node sealed or imported",
-            ),
-            &["kind"],
-        )?;
-        for kind in KIND_NAMES {
-            transactions.with_label_values(&[kind]);
-        }
-        Ok(LedgerMeter {
-            seal: times(
+        let register = Register(registry);
+        let meter = LedgerMeter {
+            seal: register.histogram(
                 "blosm_ledger_seal_seconds",
                 "Time to build, sign and store a block, with the sync of the disk",
+                &SECONDS,
             )?,
-            import: times(
+            import: register.histogram(
                 "blosm_ledger_import_seconds",
                 "Time to verify and store a block from elsewhere, with the sync of the disk",
+                &SECONDS,
             )?,
-            transactions,
-            rejected: IntCounterVec::new(
-                Opts::new(
-                    "blosm_ledger_rejected_total",
-                    "Transactions, blocks and acknowledgements that this node did not take",
-                ),
+            confirm: register.histogram(
+                "blosm_ledger_confirm_seconds",
+                "Time from a block that this node sealed until 90 % of the members are known to hold it",
+                &CONFIRM,
+            )?,
+            transactions: register.counters(
+                "blosm_ledger_transactions_total",
+                "Transactions in blocks that this node sealed or imported",
+                &["kind"],
+            )?,
+            rejected: register.counters(
+                "blosm_ledger_rejected_total",
+                "Transactions, blocks and acknowledgements that this node did not take",
                 &["reason"],
             )?,
-        })
+        };
+        for kind in KIND_NAMES {
+            meter.transactions.with_label_values(&[kind]);
+        }
+        Ok(meter)
     }
 
     pub(super) fn sealed(&self, took: Duration) {
@@ -83,6 +77,17 @@ impl LedgerMeter {
 
     pub(super) fn imported(&self, took: Duration) {
         self.import.observe(took.as_secs_f64());
+    }
+
+    /// 90 % of the members are known to hold a block that was sealed here so long ago.
+    pub(super) fn confirmed(&self, after: Duration) {
+        self.confirm.observe(after.as_secs_f64());
+    }
+
+    /// How many blocks have been confirmed.
+    #[cfg(test)]
+    pub(super) fn confirmations(&self) -> u64 {
+        self.confirm.get_sample_count()
     }
 
     /// Transactions of a block that is on the chain now.
@@ -107,6 +112,7 @@ impl LedgerMeter {
 impl Default for LedgerMeter {
     /// Meters that nobody reads.
     fn default() -> LedgerMeter {
-        LedgerMeter::new().expect("names and labels are constants that Prometheus allows")
+        LedgerMeter::register(&Registry::new())
+            .expect("names and labels are constants that Prometheus allows")
     }
 }

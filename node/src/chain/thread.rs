@@ -2,7 +2,7 @@
 
 mod confirm;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use super::wire::{MAX_RANGE_BLOCKS, MAX_RANGE_BYTES};
 
 /// Callers that wait for their transaction's block. One more is told to come back.
 const MAX_WAITERS: usize = 16 * 1024;
+/// Blocks sealed here whose way to 90 % of the members is timed. Of more than that the oldest are not.
+const MAX_TIMED: usize = 1024;
 
 /// Takes every block that this node seals, right after it is on disk, with the state after it. Must not wait.
 pub(super) type Outlet = Box<dyn Fn(&SealedBlock, &State) + Send>;
@@ -49,6 +51,7 @@ pub(super) fn spawn(
         sealing: false,
         waiters: HashMap::new(),
         waiting: 0,
+        unconfirmed: VecDeque::new(),
         outlet,
     };
     std::thread::Builder::new()
@@ -83,6 +86,8 @@ struct LedgerThread {
     /// Who waits for which transaction's block.
     waiters: HashMap<Hash, Vec<oneshot::Sender<SubmitAnswer>>>,
     waiting: usize,
+    /// Blocks sealed here that 90 % of the members are not known to hold, and when each was on the disk.
+    unconfirmed: VecDeque<(u64, Instant)>,
     max_delay: Duration,
     outlet: Outlet,
 }
@@ -159,6 +164,7 @@ impl LedgerThread {
                 answer(reply, read(self.ledger.confirmations(height)).flatten());
             }
             Call::Status { reply } => answer(reply, self.own_status()),
+            Call::Store { reply } => answer(reply, read(self.ledger.store_figures())),
             Call::Heard { status, reply } => answer(reply, self.on_status(*status)),
             Call::Learn { confirmed_height } => self.learn(confirmed_height),
             Call::Open => self.sealing = self.ledger.is_authority(),
@@ -320,6 +326,7 @@ impl LedgerThread {
         if let Some(block) = &block {
             tracing::debug!(height = block.height(), block = %block.hash(), "block sealed");
             self.meter.sealed(begin.elapsed());
+            self.time_confirmation(block.height());
             let transactions = &block.block.transactions;
             self.meter
                 .transactions(transactions.iter().map(|tx| tx.payload.kind()));

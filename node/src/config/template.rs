@@ -70,7 +70,7 @@ pub fn default_toml(set: &Overrides) -> String {
 
     out.table("metrics");
     out.prose(
-        "A listener for Prometheus, with /metrics and /healthz. None unless set, nor is its URL advertised.",
+        "A listener for Prometheus, with /metrics, /healthz and /v1/prometheus/targets. None unless set, nor is its URL advertised.",
     );
     out.set_or("listen", set.metrics_listen.map(Text), Text("127.0.0.1:9480"));
     out.set_or(

@@ -217,6 +217,11 @@ impl Gate {
         self.lock().figures
     }
 
+    /// Requests that wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state
             .lock()
@@ -291,8 +296,10 @@ mod tests {
         while gate.figures().held == 0 {
             tokio::task::yield_now().await;
         }
+        assert_eq!(gate.waiting(), 1);
         gate.set(Route::Elsewhere);
         assert!(matches!(waiter.await.unwrap(), Ok(Pass::Elsewhere)));
+        assert_eq!(gate.waiting(), 0);
         assert_eq!(gate.figures().held, 1);
     }
 

@@ -73,7 +73,12 @@ fn car(headers: &HeaderMap) -> Option<String> {
 async fn answer(gateway: &Gateway, request: Request, position: Option<Position>, begin: Instant) -> Response {
     let by_path = !request.headers().contains_key(SERVICE_HEADER);
     match read(gateway, request).await {
-        Err(denied) => denied.response(),
+        Err(denied) => {
+            let metrics = &gateway.parts.metrics;
+            metrics.answered("", "none", denied.status().0.as_u16(), begin.elapsed());
+            metrics.denied(denied.word());
+            denied.response()
+        }
         Ok(read) => {
             let (service, opened) = (read.service.clone(), matches!(read.target, Target::Open { .. }));
             match gateway.serve(read).await {

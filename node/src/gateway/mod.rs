@@ -20,4 +20,5 @@ pub(crate) use forward::container_client;
 pub(crate) use gate::{Gate, Route};
 pub(crate) use http::serve_http;
 pub(crate) use recent::Recent;
+pub(crate) use request::Denied;
 pub(crate) use serve::Gateway;

@@ -148,6 +148,44 @@ pub(crate) enum Denied {
 }
 
 impl Denied {
+    /// All of them.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::UnknownService,
+        Self::BadToken,
+        Self::BadPosition,
+        Self::TooLarge,
+        Self::Gone,
+        Self::NoRoom,
+        Self::NoImage,
+        Self::Held,
+        Self::Interrupted,
+        Self::OwnerUnreachable,
+        Self::TooManyHops,
+        Self::BadAnswer,
+        Self::TimedOut,
+        Self::Evicted,
+    ];
+
+    /// What it is called in metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::UnknownService => "unknown_service",
+            Self::BadToken => "bad_token",
+            Self::BadPosition => "bad_position",
+            Self::TooLarge => "too_large",
+            Self::Gone => "gone",
+            Self::NoRoom => "no_room",
+            Self::NoImage => "no_image",
+            Self::Held => "held",
+            Self::Interrupted => "interrupted",
+            Self::OwnerUnreachable => "owner_unreachable",
+            Self::TooManyHops => "too_many_hops",
+            Self::BadAnswer => "bad_answer",
+            Self::TimedOut => "timed_out",
+            Self::Evicted => "evicted",
+        }
+    }
+
     /// Each reason as an HTTP status, and whether the client may try again.
     pub(crate) fn status(self) -> (StatusCode, bool) {
         match self {

@@ -51,11 +51,13 @@ impl Gateway {
 
     /// Finds who answers, and lets it.
     pub(crate) async fn serve(&self, request: ServiceRequest) -> Result<Relayed, Denied> {
-        if self.parts.evicted().is_some() {
-            return Err(Denied::Evicted);
-        }
         let (service, via) = (request.service.clone(), request.via);
+        let metrics = &self.parts.metrics;
+        // A relayed request is counted where the client sent it.
+        let _under_way = via.is_none().then(|| metrics.request());
+        let begin = Instant::now();
         let outcome = match &request.target {
+            _ if self.parts.evicted().is_some() => Err(Denied::Evicted),
             Target::Session(token) => {
                 let token = token.clone();
                 self.session(request, token).await
@@ -76,9 +78,11 @@ impl Gateway {
             Ok(Relayed::Moved { .. }) => return outcome,
             Err(denied) => ("none", denied.status().0.as_u16()),
         };
-        // A relayed request is counted where the client sent it.
         if via.is_none() {
-            self.parts.metrics.gateway_request(&service, route, code);
+            metrics.answered(&service, route, code, begin.elapsed());
+            if let Err(denied) = &outcome {
+                metrics.denied(denied.word());
+            }
         }
         outcome
     }

@@ -215,13 +215,16 @@ impl Grants {
                     .get(&request.attempt)
                     .map(|(grant, _)| grant.clone())
                     .filter(|grant| grant.peer == from);
-                match grant {
+                let response = match grant {
                     None => TransferResponse::Refused(WireError::UnknownAttempt),
                     Some(grant) => grant.answer(&parts.engine, request.body).await,
-                }
+                };
+                let bytes = encoded(&response);
+                parts.metrics.given(bytes.len());
+                return bytes;
             }
         };
-        borsh::to_vec(&response).expect("a message is plain data")
+        encoded(&response)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Attempt, (Arc<Grant>, Permit)>> {
@@ -229,6 +232,10 @@ impl Grants {
             .lock()
             .expect("nothing panics while it holds the grants")
     }
+}
+
+fn encoded(response: &TransferResponse) -> Vec<u8> {
+    borsh::to_vec(response).expect("a message is plain data")
 }
 
 impl Grant {

@@ -233,6 +233,7 @@ impl SessionsHandle {
             Ok::<_, JournalClosed>(slot)
         });
         let slot = opening.await.map_err(|_| JournalClosed)??;
+        parts.metrics.session_opened(&service.name);
         Ok((token, slot))
     }
 

@@ -41,9 +41,13 @@ use super::{IMAGE_REPOSITORY, budget, judge, room};
 use crate::config::Method;
 use crate::parts::Parts;
 
+use ended::Ended;
+pub(crate) use ended::migration_failures;
+
 mod books;
 mod claim;
 mod confirm;
+mod ended;
 pub(super) mod folders;
 mod live;
 mod seeds;
@@ -71,61 +75,6 @@ pub(super) struct Visit {
     pub(super) token: Option<String>,
     pub(super) source: PublicKey,
     pub(super) how: MoveOrder,
-}
-
-/// Why an attempt ended without a hand-over.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("the source says no: {0}")]
-    Refused(#[from] Refusal),
-    #[error("the source does not answer: {0}")]
-    NoAnswer(#[from] NoAnswer),
-    #[error("the source's answer is not what was asked for")]
-    OtherAnswer,
-    #[error("the source can't prove that it owns the session; this node's chain may be behind")]
-    NotProven,
-    #[error("this node judged that it can't take the container")]
-    VerdictFalse,
-    #[error(transparent)]
-    Pull(#[from] PullError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    #[error("the source committed another image than it said")]
-    OtherImage,
-    #[error(transparent)]
-    Config(#[from] ConfigMismatch),
-    #[error("a round of the source's writable layer can't be applied: {0}")]
-    Helper(#[from] HelperError),
-    #[error("passing a round to the helper: {0}")]
-    Pipe(#[source] std::io::Error),
-    #[error(
-        "the service writes faster than the link carries: the last delta would take {left_ms} ms; slow it down, raise migration.max_downtime, or use --force"
-    )]
-    TooFast { left_ms: u128 },
-    #[error(
-        "{acked} of {members} members are known to hold the announcement, and this network requires 90 % before a container moves"
-    )]
-    Unconfirmed { acked: u32, members: u32 },
-    #[error("this node has no room for the service any more")]
-    NoRoom,
-    #[error(transparent)]
-    Disk(#[from] budget::DiskLow),
-    #[error("the session is not wanted here any more")]
-    Overtaken,
-}
-
-impl From<blosm_migrate::docker::EngineError> for Ended {
-    fn from(error: blosm_migrate::docker::EngineError) -> Self {
-        Self::Launch(error.into())
-    }
-}
-
-impl From<blosm_migrate::docker::ImageError> for Ended {
-    fn from(error: blosm_migrate::docker::ImageError) -> Self {
-        Self::Launch(error.into())
-    }
 }
 
 /// Runs one attempt. What it leaves behind on failure is cleaned up here; what is applied stays until the source has said

@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use blosm_ledger::SessionId;
 use blosm_migrate::session::{Entry, Journal, JournalError, Record};
+use prometheus::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +34,9 @@ pub struct JournalHandle {
 
 impl JournalHandle {
     /// Opens the journal and starts its thread. A write that fails cancels `failed`: what is on the disk is not known then,
-    /// so this node may neither run nor give away a session until it has read the file again.
-    pub fn open(path: &Path, failed: CancellationToken) -> Result<Self, JournalError> {
+    /// so this node may neither run nor give away a session until it has read the file again. `seconds` notes how long
+    /// each write takes.
+    pub fn open(path: &Path, failed: CancellationToken, seconds: Histogram) -> Result<Self, JournalError> {
         let mut journal = Journal::open(path)?;
         let snapshot = journal
             .records()
@@ -48,7 +50,10 @@ impl JournalHandle {
             .spawn(move || {
                 while let Some(write) = queue.blocking_recv() {
                     let sessions: Vec<_> = write.entries.iter().map(Entry::session).collect();
-                    if let Err(error) = journal.append(write.entries) {
+                    let timer = seconds.start_timer();
+                    let appended = journal.append(write.entries);
+                    timer.observe_duration();
+                    if let Err(error) = appended {
                         tracing::error!(%error, "the session journal failed; stopping");
                         failed.cancel();
                         return;

@@ -10,6 +10,8 @@ const MAX_ASSESSING: usize = 2;
 /// Free places for migrations. A place is given back when its [`Permit`] goes.
 #[derive(Debug)]
 pub(crate) struct Slots {
+    max_out: usize,
+    max_in: usize,
     outgoing: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
     assessing: Arc<Semaphore>,
@@ -27,6 +29,8 @@ impl Slots {
     pub(crate) fn new(max_out: usize, max_in: usize) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
         Self {
+            max_out,
+            max_in,
             outgoing: places(max_out),
             incoming: places(max_in),
             assessing: places(MAX_ASSESSING),
@@ -46,6 +50,14 @@ impl Slots {
     /// A place for a question whether this node would take a session.
     pub(crate) fn assessing(&self) -> Option<Permit> {
         take(&self.assessing)
+    }
+
+    /// How many sessions leave and come now.
+    pub(crate) fn taken(&self) -> (usize, usize) {
+        (
+            self.max_out - self.outgoing.available_permits(),
+            self.max_in - self.incoming.available_permits(),
+        )
     }
 
     /// Whether another session may leave now. It may be otherwise a moment later: what claims takes a place.
@@ -69,6 +81,7 @@ mod tests {
         let (first, second) = (slots.outgoing(), slots.outgoing());
         assert!(first.is_some() && second.is_some());
         assert!(slots.outgoing().is_none() && !slots.may_leave());
+        assert_eq!(slots.taken(), (2, 0));
         let coming = slots.incoming();
         assert!(
             coming.is_some() && slots.incoming().is_none(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use blosm_ledger::PublicKey;
 use blosm_migrate::transfer::sample::{self, Bandwidth};
-use blosm_migrate::transfer::{PullError, TransferRequest, TransferResponse, WireError};
+use blosm_migrate::transfer::{PullError, TransferBody, TransferRequest, TransferResponse, WireError};
 use blosm_net::{Protocol, peer_of_key};
 
 use super::unix_ms;
@@ -30,8 +30,12 @@ pub(super) fn fetch(parts: Arc<Parts>, from: PublicKey) -> Fetch {
     Box::new(move |request| {
         let parts = parts.clone();
         Box::pin(async move {
+            let measures = matches!(request.body, TransferBody::Sample { .. });
             let bytes = borsh::to_vec(&request).expect("a request is plain data");
             let answer = parts.net.request(peer, Protocol::Transfer, bytes).await?;
+            if !measures {
+                parts.metrics.fetched(answer.len());
+            }
             borsh::from_slice::<TransferResponse>(&answer).map_err(|_| "the answer can't be read".into())
         })
     })

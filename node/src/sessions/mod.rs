@@ -56,6 +56,7 @@ pub use drain::{DrainError, DrainView, SessionDrain};
 pub use eviction::EvictError;
 pub(crate) use handle::OpenError;
 pub use handle::{MigrateError, SessionsHandle};
+pub(crate) use incoming::migration_failures;
 pub use journal::{JournalClosed, JournalHandle};
 pub(crate) use limits::Slots;
 pub(crate) use link::Links;

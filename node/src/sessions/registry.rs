@@ -85,6 +85,11 @@ impl Registry {
         slot
     }
 
+    /// Requests that wait at the gates of all sessions.
+    pub(super) fn held_requests(&self) -> usize {
+        self.lock().values().map(|slot| slot.gate.waiting()).sum()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {
         self.slots
             .lock()

@@ -25,6 +25,9 @@ pub enum MigrationOutcome {
 }
 
 impl MigrationOutcome {
+    /// Those with which a migration ends.
+    pub(crate) const ENDS: [Self; 3] = [Self::Completed, Self::Relayed, Self::Aborted];
+
     /// The name that reports and metrics use.
     pub fn name(self) -> &'static str {
         match self {
@@ -113,11 +116,7 @@ impl MigrationReport {
             service: String::new(),
             method: "image".into(),
             fallback: None,
-            reason: match reason {
-                MoveReason::Mobility => "mobility".into(),
-                MoveReason::Operator => "operator".into(),
-                MoveReason::Drain => "drain".into(),
-            },
+            reason: reason.name().into(),
             source: source.to_string(),
             destination: destination.to_string(),
             verdict: false,

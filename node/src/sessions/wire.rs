@@ -240,6 +240,20 @@ pub(crate) enum MoveReason {
     Drain = 2,
 }
 
+impl MoveReason {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Mobility, Self::Operator, Self::Drain];
+
+    /// The name that reports and metrics use.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mobility => "mobility",
+            Self::Operator => "operator",
+            Self::Drain => "drain",
+        }
+    }
+}
+
 /// What a node would do with a container that it was asked about.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub(crate) struct Assessed {
@@ -378,6 +392,48 @@ pub(crate) enum Refusal {
     /// the peer can't give it live, if that was asked for.
     #[error("{VOLUMES_BY_LIVE}{}", because(.0))]
     Volumes(Option<NoLive>) = 14,
+}
+
+impl Refusal {
+    /// One of each.
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Malformed,
+        Self::NotOwner,
+        Self::NotAuthorised,
+        Self::TooSoon,
+        Self::Busy,
+        Self::Void,
+        Self::OtherRoot,
+        Self::CutFailed,
+        Self::OtherService,
+        Self::Full,
+        Self::Unconfirmed,
+        Self::NotReady,
+        Self::NotMember,
+        Self::Drained,
+        Self::Volumes(None),
+    ];
+
+    /// What it is called in metrics.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NotOwner => "not_owner",
+            Self::NotAuthorised => "not_authorised",
+            Self::TooSoon => "too_soon",
+            Self::Busy => "busy",
+            Self::Void => "void",
+            Self::OtherRoot => "other_root",
+            Self::CutFailed => "cut_failed",
+            Self::OtherService => "other_service",
+            Self::Full => "full",
+            Self::Unconfirmed => "unconfirmed",
+            Self::NotReady => "not_ready",
+            Self::NotMember => "not_member",
+            Self::Drained => "drained",
+            Self::Volumes(_) => "volumes",
+        }
+    }
 }
 
 /// Encodes a message of this protocol.

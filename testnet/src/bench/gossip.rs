@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::figures::percentile;
+use crate::node::metrics_url;
 use crate::offers::Offers;
 use crate::state::HostState;
 use crate::status::{Summary, cpu_seconds, nodes};
@@ -297,6 +298,7 @@ async fn confirm(testnet: &Testnet, member: &HostState) -> Result<(f64, f64)> {
         "key": member.key,
         "addresses": [format!("/ip4/{}/tcp/{}", member.address, member.ports.peer)],
         "gateway": format!("http://{}:{}", member.address, member.ports.gateway),
+        "metrics": metrics_url(member),
         "location": format!("{latitude:.6},{longitude:.6}"),
         "radius": member.radius,
         "label": member.label,

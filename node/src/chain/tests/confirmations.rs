@@ -53,6 +53,8 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     let height = b.chain.submit(b.opening(1).1).await.unwrap();
     let seen = follow(b, height, |found| found.confirmed()).await;
     assert_eq!(seen.last(), Some(&of(9, 10)));
+    // Every block until then was sealed here, and timed.
+    assert_eq!(nodes[0].chain.shared.meter.confirmations(), height);
     // Everybody learns of it, and of the counts.
     for node in &nodes {
         node.sees(|view| {
@@ -75,6 +77,7 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     assert_eq!(b.chain.wait_confirmed(second, 8, short).await, Some(of(8, 10)));
     assert_eq!(a.chain.wait_confirmed(second, 8, short).await, Some(of(8, 10)));
     assert_eq!(a.chain.snapshot().confirmed_height, height);
+    assert_eq!(a.chain.shared.meter.confirmations(), height);
     // Nothing else waits for it: blocks are sealed, and carry what is confirmed.
     let third = b.chain.submit(b.opening(3).1).await.unwrap();
     let block = a.chain.block(BlockId::Height(third)).await.unwrap();
@@ -98,6 +101,7 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     for node in &nodes {
         node.sees(|view| view.confirmed_height >= second).await;
     }
+    assert!(nodes[0].chain.shared.meter.confirmations() >= second);
     drop(ninth);
     eighth.stop().await;
     for node in nodes {

@@ -1,10 +1,12 @@
 //! Acknowledgements and the proposer's status, as the ledger thread takes them.
 
+use std::time::Instant;
+
 use blosm_ledger::{
     AckError, GossipVerdict, Newer, Penalty, Status, StatusMatch, VerifiedAck, VerifiedStatus,
 };
 
-use super::{ImportAnswer, LedgerThread, read};
+use super::{ImportAnswer, LedgerThread, MAX_TIMED, read};
 
 impl LedgerThread {
     /// What the acknowledgement costs its sender.
@@ -15,6 +17,7 @@ impl LedgerThread {
             Ok(()) => {
                 self.counted.send_modify(|counted| *counted += 1);
                 if self.ledger.confirmed_height() != before {
+                    self.confirmed();
                     self.publish_view();
                 }
                 Penalty::None
@@ -28,6 +31,26 @@ impl LedgerThread {
                     error => error.penalty(),
                 }
             }
+        }
+    }
+
+    /// From now on until 90 % of the members are known to hold it, the time of this block is taken.
+    pub(super) fn time_confirmation(&mut self, height: u64) {
+        if self.unconfirmed.len() == MAX_TIMED {
+            self.unconfirmed.pop_front();
+        }
+        self.unconfirmed.push_back((height, Instant::now()));
+        // A network of one member has confirmed it already.
+        self.confirmed();
+    }
+
+    fn confirmed(&mut self) {
+        let height = self.ledger.confirmed_height();
+        while let Some((sealed, at)) = self.unconfirmed.front()
+            && *sealed <= height
+        {
+            self.meter.confirmed(at.elapsed());
+            self.unconfirmed.pop_front();
         }
     }
 

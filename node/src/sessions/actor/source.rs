@@ -259,6 +259,11 @@ impl Actor {
             .cut
             .take()
             .is_some_and(|cut| matches!(cut.stopped.state, FinalState::Stateless));
+        if signing.claim.is_some() {
+            // What is handed back had not come.
+            let owned_for = self.keeper.owned_for(Instant::now());
+            self.parts.metrics.session_left(owned_for);
+        }
         self.live = None;
         self.prepared = None;
         self.invited = None;

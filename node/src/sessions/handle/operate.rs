@@ -1,5 +1,9 @@
 //! What the local API asks and wants of the sessions.
 
+use std::collections::BTreeMap;
+
+use blosm_migrate::resources::{Machine, ResourceError};
+
 use super::*;
 use crate::sessions::Progress;
 
@@ -245,6 +249,37 @@ impl SessionsHandle {
             cpu: of(total.cpu_milli, reserved.cpu_milli, free.cpu_milli),
             gpu: of(total.gpus.into(), reserved.gpus.into(), free.gpus.into()),
         }
+    }
+
+    /// The sessions that this node owns, by service, and how many transactions of sessions the chain does not hold yet.
+    pub(crate) fn tally(&self) -> (BTreeMap<String, usize>, usize) {
+        let (mut owned, mut unsealed) = (BTreeMap::new(), 0);
+        for record in self.0.parts.journal.records() {
+            unsealed += record.pending.len();
+            if record.may_run() {
+                *owned.entry(record.service.clone()).or_default() += 1;
+            }
+        }
+        (owned, unsealed)
+    }
+
+    /// How many sessions leave this node and come to it now, and how many requests wait for a container.
+    pub(crate) fn under_way(&self) -> (usize, usize, usize) {
+        let (leaving, coming) = self.0.parts.slots.taken();
+        (leaving, coming, self.0.registry.held_requests())
+    }
+
+    /// The machine as a whole.
+    ///
+    /// # Errors
+    /// The kernel's figures can't be read.
+    pub(crate) fn machine(&self) -> Result<Machine, ResourceError> {
+        self.0.parts.machine()
+    }
+
+    /// Whether the operator empties this node.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.parts.drain.is_on()
     }
 
     /// The ways to move a container, and which of them work here.

@@ -1,5 +1,6 @@
 //! The end of an attempt: its report, at both ends, and what it leaves behind.
 
+use super::ended::UNHEALTHY;
 use super::*;
 
 impl Incoming {
@@ -34,7 +35,7 @@ impl Incoming {
                 }
                 // An attempt that the owner never announced is no migration, only a question.
                 if self.announced.is_some() || self.visit.how.reason != MoveReason::Mobility {
-                    self.publish_report();
+                    self.publish_report(Some(error.word()));
                 }
             }
         }
@@ -69,14 +70,14 @@ impl Incoming {
             self.report.error = Some("the container did not become healthy here".into());
             self.slot.failed_attempts.fetch_add(1, Ordering::Relaxed);
             self.event("aborted");
-            self.publish_report();
+            self.publish_report(Some(UNHEALTHY));
             return;
         }
         self.report.outcome = MigrationOutcome::Completed;
         self.slot.failed_attempts.store(0, Ordering::Relaxed);
         self.drop_staged().await;
         self.event("serving");
-        self.publish_report();
+        self.publish_report(None);
     }
 
     pub(super) async fn wait_served(&mut self, moved: &Moved) -> Option<SourceFigures> {
@@ -102,8 +103,8 @@ impl Incoming {
         tokio::time::timeout(SERVED_WAIT, waiting).await.ok().flatten()
     }
 
-    /// Into this node's book and the source's.
-    pub(super) fn publish_report(&self) {
+    /// Into this node's book and the source's; `why`, in a word, when the migration is not completed.
+    pub(super) fn publish_report(&self, why: Option<&'static str>) {
         let mut report = self.report.clone();
         // What came in beside the attempt (heights, confirmations) stands in the book already.
         if let Some(known) = self.parts.reports.get(&report.id) {
@@ -113,11 +114,7 @@ impl Incoming {
             report.ledger.sealed_ms = known.ledger.sealed_ms;
             report.ledger.keep_heights(&known.ledger.transactions);
         }
-        let down = (report.outcome == MigrationOutcome::Completed)
-            .then(|| Duration::from_secs_f64((report.downtime_ms / 1000.0).max(0.0)));
-        self.parts
-            .metrics
-            .migration(self.method.as_str(), report.outcome.name(), down);
+        self.parts.metrics.migration(self.method.as_str(), &report, why);
         self.parts.reports.put(report.clone());
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
         tokio::spawn(async move { send(&parts, &visit, &report).await });

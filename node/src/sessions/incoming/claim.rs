@@ -110,14 +110,18 @@ impl Incoming {
         if let (Method::Image, Some(why)) = (asked, no_images) {
             self.report.fallback = Some(format!("image: {why}"));
         }
-        match (wanted, self.parts.methods.live()) {
+        let wanted = match (wanted, self.parts.methods.live()) {
             (Method::Live, Live::Off(why)) if no_images.is_none() => {
                 self.fall_back(why);
                 Method::Image
             }
             // What is not proven yet is tried.
             _ => wanted,
-        }
+        };
+        // Until the owner has agreed to one; of a session that stays, what it would have been.
+        self.method = wanted;
+        self.report.method = wanted.to_string();
+        wanted
     }
 
     pub(super) fn fall_back(&mut self, why: NoLive) {

@@ -88,7 +88,7 @@ async fn verdict(testnet: &Testnet) -> Result<Value> {
         }
         let page = client.metrics().await?;
         let refusals = [
-            "blosm_net_kept_out_total ",
+            "blosm_net_events_total{event=\"peers_kept_out\"} ",
             "blosm_net_refused_total{reason=\"score\"} ",
         ];
         for line in page.lines() {
