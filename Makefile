@@ -15,10 +15,10 @@ BIN := $(CARGO_TARGET_DIR)/release
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH="$$PATH")
 SCALE ?= 1
 
-.PHONY: help setup build demo test soak lint fmt fmt-fix clippy doc deny arrows clean
+.PHONY: help setup build demo test soak check-dashboards check-dashboard-types lint fmt fmt-fix clippy doc deny arrows clean
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## install what is missing (Debian, Ubuntu), or say what to install
 	@.ci/setup
@@ -37,6 +37,25 @@ test: build ## all tests; those with real engines last
 
 soak: setup ## property tests and the simulation at length: SCALE=n thousand cases each, SEED=s to repeat
 	@SCALE='$(SCALE)' .ci/soak
+
+check-dashboards: build ## every query of every dashboard, by a real Prometheus over a testnet with load
+	promtool check rules grafana/rules.yml
+	promtool test rules grafana/rules.test.yml
+	promtool check config grafana/prometheus.yml
+	$(BIN)/blosm-testnet check-dashboards grafana/dashboards/*.json
+
+check-dashboard-types: ## the dashboards against Grafana's published types (needs npm)
+	@if command -v npm >/dev/null; then \
+	    mkdir -p '$(CARGO_TARGET_DIR)/dashboard-types'; \
+	    cp grafana/types/* '$(CARGO_TARGET_DIR)/dashboard-types'; \
+	    export DASHBOARDS='$(CURDIR)/grafana/dashboards'; \
+	    cd '$(CARGO_TARGET_DIR)/dashboard-types'; \
+	    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
+	    npm run --silent check; \
+	    echo 'check-dashboard-types: all dashboards are of their types'; \
+	else \
+	    echo 'check-dashboard-types: left out, there is no npm here'; \
+	fi
 
 lint: fmt arrows clippy ## formatting, arrows, clippy
 

@@ -121,7 +121,8 @@ impl NodeClient {
     }
 }
 
-fn fresh() -> reqwest::Result<reqwest::Client> {
+/// A client of the network that the calling thread sees.
+pub(crate) fn fresh() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().no_proxy().build()
 }
 

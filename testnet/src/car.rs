@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::hosts::Namespace;
+use crate::hosts::Seat;
 use crate::road::{Motion, location, nearest, stand};
 use crate::state::State;
 
@@ -147,12 +147,12 @@ struct CarState {
 }
 
 impl Car {
-    /// Starts a car on the host `namespace`. Its first request opens the session, the second waits for that answer,
+    /// Starts a car in the network of `seat`. Its first request opens the session, the second waits for that answer,
     /// and from then on the loop is open.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(namespace: Namespace, plan: CarPlan) -> Result<Car> {
+    pub fn start(seat: impl Into<Seat>, plan: CarPlan) -> Result<Car> {
         let motion = Motion {
             position: plan.start,
             target: plan.start,
@@ -169,14 +169,14 @@ impl Car {
             state: Mutex::new(state),
         });
         let stop = CancellationToken::new();
-        let (driver, stopped) = (Arc::clone(&shared), stop.clone());
+        let (driver, stopped, seat) = (Arc::clone(&shared), stop.clone(), seat.into());
         let start = Instant::now();
         let origin = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .context("the clock stands before 1970")?;
         let thread = std::thread::Builder::new()
             .name("car".to_owned())
-            .spawn(move || namespace.block_on(|| drive(driver, stopped, start))?)?;
+            .spawn(move || seat.block_on(|| drive(driver, stopped, start))?)?;
         Ok(Car {
             origin_unix_ms: origin.as_secs_f64() * 1000.0,
             shared,

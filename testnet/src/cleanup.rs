@@ -162,6 +162,10 @@ pub fn check_gone(id: &str, dir: &Path) -> Result<()> {
 
 /// In good order and all at once; what does not follow is swept afterwards.
 fn stop(state: &State) {
+    // They have nothing that must be written down.
+    for process in state.monitor.processes() {
+        process.end(Signal::TERM, Duration::from_secs(10));
+    }
     for relay in state.hosts.iter().filter_map(|host| host.relay) {
         relay.end(Signal::TERM, Duration::from_secs(5));
     }

@@ -11,9 +11,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::bench::{self, Bench};
 use crate::cleanup;
 use crate::config::Runtime;
+use crate::dashboards::{self, CheckDashboards};
 use crate::demo::{self, Demo};
 use crate::engine::Engine;
 use crate::hosts::{self, LinkQuality, Percent, Rate, Seat};
+use crate::monitor;
 use crate::node::Node;
 use crate::offers::Offers;
 use crate::state::{Ground, the_only_dir};
@@ -38,6 +40,7 @@ enum Command {
     Bench(Bench),
     /// Bring a testnet up and keep it until Ctrl-C
     Up(Up),
+    CheckDashboards(CheckDashboards),
     /// Show what runs
     Status {
         #[command(flatten)]
@@ -83,6 +86,14 @@ enum Command {
         host: usize,
         /// The file that says how late
         control: PathBuf,
+    },
+    /// Pass Prometheus' questions on into the hosts' network
+    #[command(hide = true)]
+    MonitorBridge {
+        /// The port of loopback to listen on
+        port: u16,
+        /// The monitor's folder
+        dir: PathBuf,
     },
     /// Run a program on a host, with BLOSM_DATA_DIR and DOCKER_HOST set for it
     Exec {
@@ -179,6 +190,9 @@ struct Up {
     /// Hosts, engines and the base image only (docker)
     #[arg(long)]
     no_nodes: bool,
+    /// Also start the system's Prometheus, and Grafana where there is one, with the project's dashboards
+    #[arg(long, conflicts_with = "no_nodes")]
+    monitor: bool,
     #[command(flatten)]
     offers: Offers,
 }
@@ -233,7 +247,9 @@ async fn execute(command: Command) -> Result<()> {
     match command {
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(what) => bench::run(what).await,
-        Command::Up(options) => up(options).await,
+        Command::Up(options) => Box::pin(up(options)).await,
+        Command::CheckDashboards(options) => Box::pin(dashboards::run(options)).await,
+        Command::MonitorBridge { port, dir } => monitor::run_bridge(port, &dir),
         Command::Status { testnet, json } => status::print(&testnet.attach()?, json).await,
         Command::Kill { what, testnet } => kill(what, testnet.attach()?),
         Command::Restart { what, testnet } => restart(what, testnet.attach()?).await,
@@ -258,15 +274,21 @@ async fn up(options: Up) -> Result<()> {
     if options.no_nodes && options.runtime == Runtime::Sim {
         bail!("--no-nodes leaves nothing to bring up: with --runtime sim a testnet is its nodes");
     }
+    if options.monitor {
+        monitor::prometheus()?;
+    }
     let spec = Spec {
         dir: options.dir,
         rate: options.rate,
         nodes: !options.no_nodes,
         ..made
     };
-    let testnet = Testnet::up(&spec, &|line| println!("{line}")).await?;
+    let mut testnet = Testnet::up(&spec, &|line| println!("{line}")).await?;
     if options.peers <= SHOWN {
         status::print(&testnet, false).await?;
+    }
+    if options.monitor {
+        println!("\n{}", monitor::start(&mut testnet, None, true).await?);
     }
     let dir = testnet.state().dir.clone();
     let commands = match options.runtime {

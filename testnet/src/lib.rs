@@ -16,6 +16,7 @@
 //!        │                └──────> cleanup, sweep  takes everything away, by what the kernel shows
 //!        ├──> car::Car             numbered requests, open loop, to the nearest node
 //!        ├──> reports, events      what the nodes say of their migrations
+//!        ├──> monitor              the system's Prometheus and Grafana beside it; dashboards asks what they would
 //!        └──> instances,           which containers really run; what the service itself wrote
 //!             service_log
 //! ```
@@ -28,6 +29,7 @@ pub mod cleanup;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod dashboards;
 pub mod demo;
 pub mod engine;
 pub mod events;
@@ -35,6 +37,7 @@ pub mod goodput;
 pub mod hosts;
 pub mod image;
 pub mod instances;
+pub mod monitor;
 pub mod node;
 pub mod offers;
 pub mod ports;

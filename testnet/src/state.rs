@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Ports, Runtime};
 use crate::hosts::{LinkQuality, Namespace, Rate, Road, Seat, address};
+use crate::monitor::Monitor;
 use crate::process::Process;
 use crate::road;
 
@@ -35,6 +36,9 @@ pub struct State {
     pub runtime: Runtime,
     /// In order, the first one's node being the authority.
     pub hosts: Vec<HostState>,
+    /// What watches it.
+    #[serde(default)]
+    pub monitor: Monitor,
 }
 
 /// Where the nodes of a testnet stand.

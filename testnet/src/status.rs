@@ -84,11 +84,12 @@ pub async fn print(testnet: &Testnet, json: bool) -> Result<()> {
         }
         Ground::Loopback => None,
     };
+    let [prometheus, grafana] = state.monitor.urls();
     if json {
         let mut value = serde_json::to_value(&summary)?;
         let more = json!({
             "id": state.id, "dir": state.dir, "image": state.image, "runtime": state.runtime,
-            "nodes": nodes, "hosts": hosts,
+            "nodes": nodes, "hosts": hosts, "monitor": { "prometheus": prometheus, "grafana": grafana },
         });
         if let (Some(value), Some(more)) = (value.as_object_mut(), more.as_object()) {
             value.extend(more.clone());
@@ -101,6 +102,9 @@ pub async fn print(testnet: &Testnet, json: bool) -> Result<()> {
         print!("\n{}", host_table(&hosts));
     }
     println!("\n{summary}");
+    if prometheus.is_some() || grafana.is_some() {
+        println!("{}", state.monitor);
+    }
     Ok(())
 }
 

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use rustix::process::Signal;
 
+use crate::monitor;
 use crate::process::{Process, Status};
 use crate::shell;
 
 /// The programs that a testnet starts, directly or through its engines, as `/proc/PID/comm` shows them (15 bytes).
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 11] = [
     "blosm",
     "dockerd",
     "containerd",
@@ -22,9 +23,12 @@ const PROGRAMS: [&str; 8] = [
     "runc",
     "docker-registry",
     "iperf3",
+    "prometheus",
+    "grafana",
+    "grafana-server",
 ];
-/// The command of this program that makes a link bad.
-const RELAY: &str = "link-relay";
+/// The commands of this program that outlive whoever gave them: one makes a link bad, one lets Prometheus through.
+const OWN: [&str; 2] = ["link-relay", monitor::BRIDGE];
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where containerd's shims put their sockets whatever the configuration says.
 const SHIM_SOCKETS: &str = "/run/containerd/s/";
@@ -36,8 +40,9 @@ pub fn programs(dir: &Path) -> Vec<Process> {
         .filter(|pid| {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let words = command_line(*pid);
-            // Of the harness itself only what makes links bad: whoever takes the testnet down names its folder too.
-            let ours = PROGRAMS.contains(&comm.trim_end()) || words.get(1).is_some_and(|word| word == RELAY);
+            // Of the harness itself only these: whoever takes the testnet down names its folder too.
+            let own = words.get(1).is_some_and(|word| OWN.contains(&word.as_str()));
+            let ours = own || PROGRAMS.contains(&comm.trim_end());
             ours && words.iter().any(|word| word.contains(&dir))
         })
         .filter_map(identify)

@@ -13,6 +13,7 @@ use crate::config::{self, Runtime};
 use crate::engine::Engine;
 use crate::hosts::{LinkQuality, MAX_HOSTS, Rate};
 use crate::instances::{self, Instance};
+use crate::monitor::Monitor;
 use crate::node::{self, Node};
 use crate::offers::Resources;
 use crate::ports;
@@ -161,6 +162,7 @@ impl Testnet {
             ground: spec.ground,
             runtime: spec.runtime,
             hosts: hosts.collect(),
+            monitor: Monitor::default(),
         };
         state.save()?;
         cleanup::watch(&state.dir);
@@ -209,6 +211,14 @@ impl Testnet {
         let done = change(&mut self.state)?;
         self.state.save()?;
         Ok(done)
+    }
+
+    /// Notes what watches it, so that it goes with the testnet.
+    pub(crate) fn monitored(&mut self, change: impl FnOnce(&mut Monitor)) -> Result<()> {
+        self.change(|state| {
+            change(&mut state.monitor);
+            Ok(())
+        })
     }
 
     /// Starts a host's node, unless it runs, and returns at once.

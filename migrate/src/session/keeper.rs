@@ -19,7 +19,7 @@
 //! | `keeper/given.rs` | what a former owner still has to do (rules 4 and 6) |
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blosm_ledger::{Abort, Hash, Members, PublicKey, SessionId, SessionRecord};
 

@@ -1,4 +1,4 @@
-//! Where a node runs: on a host of its own, or on this machine as it is.
+//! Where a node or a car runs: on a host of its own, or on this machine as it is.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::Namespace;
 use crate::shell;
 
-/// The network that a node's process sees.
+/// The network that a process or a thread sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seat {
     /// A namespace of its own.
@@ -33,6 +33,32 @@ impl Seat {
             .arg("--")
             .arg(program);
         Ok(command)
+    }
+
+    /// Moves the calling thread, which must be the caller's own, to that network and runs `job` there.
+    ///
+    /// # Errors
+    /// The network cannot be entered.
+    pub fn block_on<T, F, Fut>(&self, job: F) -> Result<T>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = T>,
+    {
+        match self {
+            Seat::Host(namespace) => namespace.block_on(job),
+            Seat::Here => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                Ok(runtime.block_on(async { job().await }))
+            }
+        }
+    }
+}
+
+impl From<Namespace> for Seat {
+    fn from(namespace: Namespace) -> Seat {
+        Seat::Host(namespace)
     }
 }
 
