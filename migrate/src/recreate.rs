@@ -144,6 +144,12 @@ pub fn container_name(session: &[u8; 32], epoch: u64, attempt: &[u8; 16]) -> Str
     )
 }
 
+/// The epoch in the name of a session's container.
+#[must_use]
+pub fn epoch_of(container: &str) -> Option<u64> {
+    container.split('-').nth(2)?.parse().ok()
+}
+
 /// First 12 hex digits of a session id: its hostname.
 #[must_use]
 pub fn short_id(session: &[u8; 32]) -> String {

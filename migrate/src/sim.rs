@@ -14,6 +14,7 @@
 
 mod counter;
 mod layer;
+mod oracle;
 mod run;
 mod spec;
 

@@ -59,6 +59,7 @@ fn a_container_is_built_from_base_and_declaration() {
     );
     let spec = build(&service, &base()).unwrap();
     assert_eq!(spec.env, ["PATH=/bin", "EXTRA=1", "MODE=ours"]);
+    assert_eq!((epoch_of(&spec.name), epoch_of("counter")), (Some(4), None));
     assert_eq!(
         (spec.entrypoint.as_slice(), spec.cmd.as_slice()),
         (&["/bin/counter".to_owned()][..], &["--log".to_owned()][..])

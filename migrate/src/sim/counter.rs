@@ -11,7 +11,7 @@
 //! ```
 //! The log also tells each start and each orderly stop: "start INSTANCE UNIX_NS US", "stop INSTANCE UNIX_NS
 //! US", with the time that it took. A line is one write(2) and is not synced, as with any such service: a killed
-//! process loses nothing of it, a machine without power may.
+//! process loses nothing of it, a machine without power may. Where an oracle is named (`oracle`), it is told first.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -33,6 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::oracle::{self, Oracle};
+use super::spec::Spec;
 use crate::service::StopSignal;
 
 /// Longest body that is read.
@@ -60,14 +62,15 @@ struct State {
     counter: File,
     count: u64,
     fills: u64,
+    oracle: Option<Oracle>,
     /// Nothing is written any more.
     ended: bool,
 }
 
 impl Counter {
-    /// Reads the state of the runs before, and writes down that another begins.
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        let began = Instant::now();
+    /// Reads the state of the container's runs before, and writes down that another begins.
+    pub(super) fn open(dir: &Path, spec: &Spec) -> io::Result<Self> {
+        let (began, began_ns) = (Instant::now(), oracle::now_ns());
         std::fs::create_dir_all(dir)?;
         let path = dir.join("log");
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -77,9 +80,9 @@ impl Counter {
             .write(true)
             .open(dir.join("count"))?;
         // The log decides: a kill between its write and the counter's leaves the counter one behind.
-        let mut count = 0;
+        let mut numbers = Vec::new();
         for line in BufReader::new(File::open(&path)?).lines() {
-            count += u64::from(line?.starts_with(|c: char| c.is_ascii_digit()));
+            numbers.extend(line?.split(' ').next().and_then(|word| word.parse::<u64>().ok()));
         }
         let mut fills = 0;
         for entry in std::fs::read_dir(dir)? {
@@ -87,16 +90,22 @@ impl Counter {
         }
         let mut name = [0; 8];
         getrandom::fill(&mut name).map_err(io::Error::other)?;
+        let instance = hex::encode(name);
+        let mut oracle = Oracle::of(spec, &instance)?;
+        if let Some(oracle) = &mut oracle {
+            oracle.started(began_ns, &numbers)?;
+        }
         let state = State {
             log,
             counter,
-            count,
+            count: numbers.len() as u64,
             fills,
+            oracle,
             ended: false,
         };
         let counter = Self {
             dir: dir.to_owned(),
-            instance: hex::encode(name),
+            instance,
             state: Mutex::new(state),
             busy: AtomicUsize::new(0),
         };
@@ -116,6 +125,13 @@ impl Counter {
         let count = state.count;
         let text = format!("{count:020}\n");
         state.counter.write_all_at(text.as_bytes(), 0)?;
+        if let Some(oracle) = &mut state.oracle
+            && let Err(error) = oracle.answers(count, number)
+        {
+            // What the oracle does not see must not happen.
+            state.ended = true;
+            return Err(error);
+        }
         Ok(count)
     }
 
@@ -153,12 +169,18 @@ impl Counter {
         let share = since.elapsed().as_micros();
         state.append(&format!("{what} {} {} {share}\n", self.instance, unix_ns()))?;
         state.ended = what == "stop";
-        Ok(())
+        let (ended, count) = (state.ended, state.count);
+        match &mut state.oracle {
+            Some(oracle) if ended => oracle.stopped(count),
+            _ => Ok(()),
+        }
     }
 
-    /// From now on nothing is written.
+    /// From now on nothing is written, and the oracle sees that it is over.
     fn end(&self) {
-        self.state().ended = true;
+        let mut state = self.state();
+        state.ended = true;
+        state.oracle = None;
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {

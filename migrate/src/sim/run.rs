@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::watch;
 
 use super::counter::{self, Counter};
-use super::spec::Folder;
+use super::spec::{Folder, Spec};
 use crate::gate::GateFolder;
 use crate::service::StopSignal;
 
@@ -43,10 +43,10 @@ impl Run {
         let (signals, told) = watch::channel(None);
         let (ending, ended) = watch::channel(false);
         let gate = folder.spec.gate.clone().map(GateFolder::at);
-        let (name, upper) = (folder.spec.name.clone(), folder.upper());
+        let (spec, upper) = (folder.spec.clone(), folder.upper());
         tokio::spawn(async move {
-            if let Err(error) = live(socket, gate, upper, told).await {
-                tracing::warn!(container = name, %error, "a simulated container ended");
+            if let Err(error) = live(socket, gate, upper, &spec, told).await {
+                tracing::warn!(container = spec.name, %error, "a simulated container ended");
             }
             // Nobody may be left who watches.
             ending.send_replace(true);
@@ -118,6 +118,7 @@ async fn live(
     socket: TcpSocket,
     gate: Option<GateFolder>,
     upper: PathBuf,
+    spec: &Spec,
     mut signals: watch::Receiver<Option<StopSignal>>,
 ) -> io::Result<()> {
     if let Some(gate) = gate {
@@ -127,6 +128,6 @@ async fn live(
             _ = signals.wait_for(Option::is_some) => return Ok(()),
         }
     }
-    let counter = Counter::open(&upper.join("data"))?;
+    let counter = Counter::open(&upper.join("data"), spec)?;
     counter::serve(socket.listen(BACKLOG)?, counter, signals).await
 }

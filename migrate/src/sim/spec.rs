@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::oracle;
 use crate::gate::is_container_name;
 use crate::recreate::ContainerSpec;
 
@@ -30,6 +31,8 @@ pub(super) struct Spec {
     pub(super) memory: u64,
     /// Reserved processor share, thousandths of a core.
     pub(super) cpu_milli: u64,
+    /// The socket of the oracle that is told what its runs do, if its environment names one.
+    pub(super) oracle: Option<PathBuf>,
 }
 
 impl Spec {
@@ -44,6 +47,10 @@ impl Spec {
             gate: spec.gate.clone(),
             memory: spec.memory_reservation,
             cpu_milli: spec.cpu_milli,
+            oracle: spec.env.iter().find_map(|entry| {
+                let (name, value) = entry.split_once('=')?;
+                (name == oracle::VARIABLE && !value.is_empty()).then(|| PathBuf::from(value))
+            }),
         })
     }
 }

@@ -1,4 +1,6 @@
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,10 +28,16 @@ fn engine(dir: &Path) -> Engine {
 }
 
 async fn create(engine: &Engine, name: &str, gate: Option<&GateFolder>) -> String {
+    let mut spec = spec(engine, name).await;
+    spec.gate = gate.map(|gate| gate.path().to_owned());
+    engine.create(&spec).await.unwrap()
+}
+
+async fn spec(engine: &Engine, name: &str) -> ContainerSpec {
     let service = service();
     let base = engine.pinned(&service.image).await.unwrap();
     let labels = session_labels("net", &[7; 32], "counter");
-    let mut spec = ContainerSpec::build(
+    ContainerSpec::build(
         &service,
         &base.base(),
         &base.id,
@@ -37,9 +45,7 @@ async fn create(engine: &Engine, name: &str, gate: Option<&GateFolder>) -> Strin
         name.to_owned(),
         "host".into(),
     )
-    .unwrap();
-    spec.gate = gate.map(|gate| gate.path().to_owned());
-    engine.create(&spec).await.unwrap()
+    .unwrap()
 }
 
 async fn start(engine: &Engine, name: &str) -> SocketAddr {
@@ -117,6 +123,83 @@ async fn state_is_what_the_directory_holds() {
     assert_eq!(sim.inspect("one").await.unwrap(), None);
     assert_eq!(ask(at, "GET", "/count", "").await, None);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// What the next run tells, as far as it is not random, until it is over.
+fn told(oracle: UnixListener) -> std::thread::JoinHandle<(UnixListener, Vec<serde_json::Value>)> {
+    std::thread::spawn(move || {
+        let (stream, _) = oracle.accept().unwrap();
+        let lines = BufReader::new(stream).lines().map(|line| {
+            let mut report: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let fields = report.as_object_mut().unwrap();
+            assert!(fields.remove("time_ns").unwrap().as_u64().unwrap() > 0);
+            assert_eq!(fields.remove("instance").unwrap().as_str().unwrap().len(), 16);
+            assert_eq!(fields.remove("session").unwrap(), "07".repeat(32));
+            assert_eq!(fields.remove("epoch").unwrap(), 4);
+            report
+        });
+        let lines = lines.collect();
+        (oracle, lines)
+    })
+}
+
+#[tokio::test]
+async fn a_run_tells_an_oracle_before_it_answers_and_does_not_answer_without_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("oracle.sock");
+    let sim = engine(&dir.path().join("sim"));
+    let name = crate::recreate::container_name(&[7; 32], 4, &[5; 16]);
+    let mut watched = spec(&sim, &name).await;
+    watched.env.push(format!("ORACLE={}", socket.display()));
+    let id = sim.create(&watched).await.unwrap();
+
+    let oracle = told(UnixListener::bind(&socket).unwrap());
+    let at = serving(&sim, &name).await;
+    post(at, 10).await;
+    post(at, 12).await;
+    sim.stop(&name, StopSignal::SigTerm, GRACE).await.unwrap();
+    let (oracle, lines) = oracle.join().unwrap();
+    let answer =
+        |count: u64, number: u64| serde_json::json!({"what": "answer", "count": count, "number": number});
+    let start = |count: u64, numbers: &[[u64; 2]]| serde_json::json!({"what": "start", "container": name, "count": count, "numbers": numbers});
+    assert_eq!(
+        lines,
+        [
+            start(0, &[]),
+            answer(1, 10),
+            answer(2, 12),
+            serde_json::json!({"what": "stop", "count": 2})
+        ]
+    );
+
+    let oracle = told(oracle);
+    let at = serving(&sim, &name).await;
+    post(at, 11).await;
+    sim.stop(&name, StopSignal::SigKill, GRACE).await.unwrap();
+    let (oracle, lines) = oracle.join().unwrap();
+    assert_eq!(lines, [start(2, &[[10, 10], [12, 12]]), answer(3, 11)]);
+
+    // The oracle goes while it runs.
+    let accepted = std::thread::spawn(move || {
+        let (stream, _) = oracle.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+    });
+    let at = serving(&sim, &name).await;
+    accepted.join().unwrap();
+    let mut refused = 0;
+    for number in 20..30 {
+        refused += usize::from(ask(at, "POST", "/", &number.to_string()).await.unwrap().0 == 503);
+    }
+    assert_eq!(refused, 10);
+    sim.stop(&name, StopSignal::SigKill, GRACE).await.unwrap();
+    // It is not there at the start.
+    let started = sim.start(&name).await.unwrap();
+    let Opened::Watching(watch) = sim.watch(started.pid, &id).unwrap() else {
+        panic!("it was started")
+    };
+    watch.exited().await.unwrap();
+    assert!(!sim.inspect(&name).await.unwrap().unwrap().running);
 }
 
 #[tokio::test]
