@@ -13,12 +13,15 @@ use crate::cleanup;
 use crate::config::Runtime;
 use crate::dashboards::{self, CheckDashboards};
 use crate::demo::{self, Demo};
+use crate::drive::{self, Drive};
 use crate::engine::Engine;
-use crate::hosts::{self, LinkQuality, Percent, Rate, Seat};
+use crate::hosts::{self, LinkQuality, Percent, Rate};
 use crate::monitor;
 use crate::node::Node;
 use crate::offers::Offers;
-use crate::state::{Ground, the_only_dir};
+use crate::oracle;
+use crate::scenario;
+use crate::state::the_only_dir;
 use crate::status;
 use crate::testnet::{self, Spec, Testnet};
 
@@ -41,6 +44,23 @@ enum Command {
     /// Bring a testnet up and keep it until Ctrl-C
     Up(Up),
     CheckDashboards(CheckDashboards),
+    /// Drive cars past the nodes of a testnet that runs
+    Drive {
+        #[command(flatten)]
+        drive: Drive,
+        #[command(flatten)]
+        testnet: At,
+    },
+    /// Run a scenario: cars, faults on a timeline, and an oracle outside the nodes
+    Run(scenario::Run),
+    /// Write down what service instances tell at a socket
+    #[command(hide = true)]
+    Oracle {
+        /// Where to listen
+        socket: PathBuf,
+        /// The file to write to
+        records: PathBuf,
+    },
     /// Show what runs
     Status {
         #[command(flatten)]
@@ -248,6 +268,9 @@ async fn execute(command: Command) -> Result<()> {
         Command::Demo(demo) => demo::run(demo).await,
         Command::Bench(what) => bench::run(what).await,
         Command::Up(options) => Box::pin(up(options)).await,
+        Command::Drive { drive, testnet } => drive::run(drive, &testnet.attach()?).await,
+        Command::Run(options) => scenario::run(options).await,
+        Command::Oracle { socket, records } => oracle::serve(&socket, &records),
         Command::CheckDashboards(options) => Box::pin(dashboards::run(options)).await,
         Command::MonitorBridge { port, dir } => monitor::run_bridge(port, &dir),
         Command::Status { testnet, json } => status::print(&testnet.attach()?, json).await,
@@ -267,7 +290,7 @@ async fn up(options: Up) -> Result<()> {
         Runtime::Docker => Spec::hosts(options.peers),
         Runtime::Sim => options.offers.spec(options.peers),
     };
-    let most = testnet::most(made.ground);
+    let most = testnet::most(made.ground, made.runtime);
     if !(1..=most).contains(&options.peers) {
         bail!("--peers lies between 1 and {most} with this runtime");
     }
@@ -292,8 +315,8 @@ async fn up(options: Up) -> Result<()> {
     }
     let dir = testnet.state().dir.clone();
     let commands = match options.runtime {
-        Runtime::Docker => "status|kill|restart|cut|heal|link|exec|down",
-        Runtime::Sim => "status|kill|restart|exec|down",
+        Runtime::Docker => "status|drive|kill|restart|cut|heal|link|exec|down",
+        Runtime::Sim => "status|drive|kill|restart|exec|down",
     };
     println!("\nblosm-testnet {commands} --dir {}", dir.display());
     if options.detach {
@@ -365,10 +388,9 @@ fn exec(testnet: &Testnet, host: &str, words: &[String]) -> Result<()> {
                 .with_context(|| format!("{host:?} is no host"))?,
         ),
     };
-    let seat = match (number, state.ground) {
-        (Some(number), _) => state.seat(number),
-        (None, Ground::Road) => Seat::Host(state.road().cars()),
-        (None, Ground::Loopback) => Seat::Here,
+    let seat = match number {
+        Some(number) => state.seat(number),
+        None => state.cars(),
     };
     let (first, rest) = words.split_first().context("a program to run")?;
     let program = match first.as_str() {

@@ -14,12 +14,14 @@
 //!        │                │  ├───> image           the service (service/counter.rs) as an image; save, load
 //!        │                │  └───> State           DIR/testnet.json: any command works from any process
 //!        │                └──────> cleanup, sweep  takes everything away, by what the kernel shows
-//!        ├──> car::Car             numbered requests, open loop, to the nearest node
+//!        ├──> fleet, car::Car      numbered requests, open loop, to the nearest node, along a route
+//!        ├──> scenario, oracle     faults on a timeline; who answered whom, told to a process outside all nodes
 //!        ├──> reports, events      what the nodes say of their migrations
 //!        ├──> monitor              the system's Prometheus and Grafana beside it; dashboards asks what they would
 //!        └──> instances,           which containers really run; what the service itself wrote
 //!             service_log
 //! ```
+//! `drive` sends a fleet over a testnet that runs, `run` makes one for a scenario and takes it away again.
 //! Called by `make demo`, by the fault scenarios in `tests/docker`, and by people.
 
 pub mod api;
@@ -31,8 +33,10 @@ pub mod client;
 pub mod config;
 pub mod dashboards;
 pub mod demo;
+pub mod drive;
 pub mod engine;
 pub mod events;
+pub mod fleet;
 pub mod goodput;
 pub mod hosts;
 pub mod image;
@@ -40,10 +44,13 @@ pub mod instances;
 pub mod monitor;
 pub mod node;
 pub mod offers;
+pub mod oracle;
 pub mod ports;
 pub mod process;
 pub mod reports;
 pub mod road;
+pub mod route;
+pub mod scenario;
 pub mod service_log;
 pub mod shell;
 pub mod state;

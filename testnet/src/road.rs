@@ -23,6 +23,20 @@ pub fn location(metres: f64) -> (f64, f64) {
     )
 }
 
+/// How far along the road a place is, in metres: what [`location`] came from.
+pub fn metres(place: (f64, f64)) -> f64 {
+    let (latitude, longitude) = START;
+    (place.1 - longitude) * METRES_PER_DEGREE * latitude.to_radians().cos()
+}
+
+/// Metres between two places, as a bird flies.
+pub fn distance_m(a: (f64, f64), b: (f64, f64)) -> f64 {
+    let (dlat, dlon) = ((b.0 - a.0).to_radians(), (b.1 - a.1).to_radians());
+    let h = (dlat / 2.0).sin().powi(2)
+        + a.0.to_radians().cos() * b.0.to_radians().cos() * (dlon / 2.0).sin().powi(2);
+    2.0 * METRES_PER_DEGREE.to_degrees() * h.sqrt().min(1.0).asin()
+}
+
 /// A car's motion: towards a target at a constant speed.
 #[derive(Clone, Copy, Debug)]
 pub struct Motion {
@@ -52,10 +66,11 @@ impl Motion {
     }
 }
 
-/// The nearest of some places along the road; of two equally near the first.
-pub fn nearest(position: f64, stands: &[f64]) -> Option<usize> {
-    let distance = |index: &usize| (stands[*index] - position).abs();
-    (0..stands.len()).min_by(|a, b| distance(a).total_cmp(&distance(b)))
+/// Whatever is nearest of some things with their places; of two equally near the first.
+pub fn nearest<T>(to: (f64, f64), things: impl Iterator<Item = (T, (f64, f64))>) -> Option<T> {
+    let near = things.map(|(thing, place)| (thing, distance_m(to, place)));
+    near.min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(thing, _)| thing)
 }
 
 #[cfg(test)]
@@ -82,26 +97,22 @@ mod tests {
 
     #[test]
     fn nearest_changes_half_way() {
-        let stands = [stand(1), stand(2), stand(3)];
-        for (position, index) in [
-            (0.0, 0),
-            (249.0, 0),
-            (250.0, 0),
-            (251.0, 1),
-            (760.0, 2),
-            (5000.0, 2),
-        ] {
-            assert_eq!(nearest(position, &stands), Some(index), "{position}");
+        let stands = || (0..3).map(|index| (index, location(stand(index + 1))));
+        for (position, index) in [(0.0, 0), (249.0, 0), (251.0, 1), (760.0, 2), (5000.0, 2)] {
+            assert_eq!(nearest(location(position), stands()), Some(index), "{position}");
         }
-        assert_eq!(nearest(0.0, &[]), None);
+        let same = [("first", START), ("second", START)];
+        assert_eq!(nearest(location(9.0), same.into_iter()), Some("first"));
+        assert_eq!(nearest(START, std::iter::empty::<(u8, _)>()), None);
     }
 
     #[test]
     fn neighbours_are_as_far_apart_as_the_road_says() {
         let (a, b) = (location(stand(1)), location(stand(2)));
-        let (dlat, dlon) = ((b.0 - a.0).to_radians(), (b.1 - a.1).to_radians());
-        let h = (dlat / 2.0).sin().powi(2) + a.0.to_radians().cos().powi(2) * (dlon / 2.0).sin().powi(2);
-        let metres = 2.0 * 6_371_000.0 * h.sqrt().asin();
-        assert!((metres - SPACING_M).abs() < 1.0, "{metres}");
+        assert!((distance_m(a, b) - SPACING_M).abs() < 1.0, "{}", distance_m(a, b));
+        assert!((metres(location(1234.0)) - 1234.0).abs() < 0.001);
+        // Along a meridian a degree is a degree.
+        let degree = distance_m((37.0, 126.0), (38.0, 126.0));
+        assert!((degree - METRES_PER_DEGREE).abs() < 1.0, "{degree}");
     }
 }

@@ -5,26 +5,27 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// What a testnet needs on the PATH, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 7] = [
+/// What hosts need on the PATH, and the Debian package that brings it.
+const NEEDED: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nsenter", "util-linux"),
     ("setsid", "util-linux"),
     ("iptables", "iptables"),
-    ("containerd", "containerd"),
-    ("dockerd", "docker.io"),
 ];
+/// What their engines need beside that.
+const ENGINES: [(&str, &str); 2] = [("containerd", "containerd"), ("dockerd", "docker.io")];
 
-/// Refuses to begin on a machine that cannot finish.
+/// Refuses to begin hosts, with or without engines, on a machine that cannot finish.
 ///
 /// # Errors
 /// Not root, or a program is missing; the text says what to do.
-pub fn preflight() -> Result<()> {
+pub fn preflight(engines: bool) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces and private engines need root: run this with sudo");
     }
-    for (program, package) in NEEDED {
+    let engines = ENGINES.into_iter().filter(|_| engines);
+    for (program, package) in NEEDED.into_iter().chain(engines) {
         if find(program).is_none() {
             bail!("{program} is not on the PATH: install the package {package}");
         }

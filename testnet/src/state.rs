@@ -200,6 +200,14 @@ impl State {
         }
     }
 
+    /// Where cars drive.
+    pub fn cars(&self) -> Seat {
+        match self.ground {
+            Ground::Road => Seat::Host(self.road().cars()),
+            Ground::Loopback => Seat::Here,
+        }
+    }
+
     /// Where a host's files lie.
     pub fn host_dir(&self, number: usize) -> PathBuf {
         self.dir.join(format!("h{number}"))

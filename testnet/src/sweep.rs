@@ -27,8 +27,9 @@ const PROGRAMS: [&str; 11] = [
     "grafana",
     "grafana-server",
 ];
-/// The commands of this program that outlive whoever gave them: one makes a link bad, one lets Prometheus through.
-const OWN: [&str; 2] = ["link-relay", monitor::BRIDGE];
+/// The commands of this program that run beside the nodes: what makes a link bad, what hears of every answer, and what lets
+/// Prometheus through.
+const BESIDE: [&str; 3] = ["link-relay", "oracle", monitor::BRIDGE];
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Where containerd's shims put their sockets whatever the configuration says.
 const SHIM_SOCKETS: &str = "/run/containerd/s/";
@@ -41,8 +42,8 @@ pub fn programs(dir: &Path) -> Vec<Process> {
             let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             let words = command_line(*pid);
             // Of the harness itself only these: whoever takes the testnet down names its folder too.
-            let own = words.get(1).is_some_and(|word| OWN.contains(&word.as_str()));
-            let ours = own || PROGRAMS.contains(&comm.trim_end());
+            let beside = words.get(1).is_some_and(|word| BESIDE.contains(&word.as_str()));
+            let ours = PROGRAMS.contains(&comm.trim_end()) || beside;
             ours && words.iter().any(|word| word.contains(&dir))
         })
         .filter_map(identify)

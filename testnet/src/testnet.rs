@@ -5,13 +5,14 @@ mod raise;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use toml::Table;
 
 use crate::api::NodeClient;
 use crate::cleanup;
 use crate::config::{self, Runtime};
 use crate::engine::Engine;
-use crate::hosts::{LinkQuality, MAX_HOSTS, Rate};
+use crate::hosts::{LinkQuality, MAX_HOSTS, MAX_SEATS, Rate};
 use crate::instances::{self, Instance};
 use crate::monitor::Monitor;
 use crate::node::{self, Node};
@@ -59,6 +60,10 @@ pub struct HostSpec {
     pub clock: Option<String>,
     /// It is behind a router that translates its address, and nobody can open a connection to it.
     pub hidden: bool,
+    /// Latitude and longitude in degrees; none: the next place along the road.
+    pub location: Option<(f64, f64)>,
+    /// What its node covers, in metres; none: as all along the road.
+    pub radius: Option<f64>,
 }
 
 impl Default for HostSpec {
@@ -69,6 +74,8 @@ impl Default for HostSpec {
             class: None,
             clock: None,
             hidden: false,
+            location: None,
+            radius: None,
         }
     }
 }
@@ -113,10 +120,11 @@ impl Spec {
 }
 
 /// The most nodes that a testnet may have.
-pub fn most(ground: Ground) -> usize {
-    match ground {
-        Ground::Road => MAX_HOSTS,
-        Ground::Loopback => MAX_LOCAL,
+pub fn most(ground: Ground, runtime: Runtime) -> usize {
+    match (ground, runtime) {
+        (Ground::Road, Runtime::Docker) => MAX_HOSTS,
+        (Ground::Road, Runtime::Sim) => MAX_SEATS,
+        (Ground::Loopback, _) => MAX_LOCAL,
     }
 }
 
@@ -134,12 +142,12 @@ impl Testnet {
     /// A step failed; everything is removed again.
     pub async fn up(spec: &Spec, say: &(dyn Fn(&str) + Sync)) -> Result<Testnet> {
         if spec.ground == Ground::Road {
-            shell::preflight()?;
+            shell::preflight(spec.runtime == Runtime::Docker)?;
         }
         if spec.nodes {
             node::binary()?;
         }
-        let most = most(spec.ground);
+        let most = most(spec.ground, spec.runtime);
         if !(1..=most).contains(&spec.hosts.len()) {
             bail!("a testnet has 1 to {most} nodes there");
         }
@@ -150,9 +158,14 @@ impl Testnet {
         let id = new_id()?;
         let dir = new_dir(spec.dir.as_deref(), &id)?;
         let hosts = spec.hosts.iter().enumerate();
-        let hosts = hosts.map(|(index, host)| HostState {
-            clock: host.clock.clone(),
-            ..HostState::of(index + 1, base, host.class)
+        let hosts = hosts.map(|(index, host)| {
+            let along = HostState::of(index + 1, base, host.class);
+            HostState {
+                clock: host.clock.clone(),
+                location: host.location.unwrap_or(along.location),
+                radius: host.radius.unwrap_or(along.radius),
+                ..along
+            }
         });
         let state = State {
             id,
@@ -267,6 +280,28 @@ impl Testnet {
             state.host(number)?.node.into_iter().for_each(Node::kill);
             Ok(())
         })
+    }
+
+    /// Stops a host's node as it stands (SIGSTOP): it is there and does nothing, like a machine that hangs.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn pause_node(&self, number: usize) -> Result<()> {
+        self.signal_node(number, Signal::STOP)
+    }
+
+    /// Lets a host's node go on (SIGCONT).
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn resume_node(&self, number: usize) -> Result<()> {
+        self.signal_node(number, Signal::CONT)
+    }
+
+    fn signal_node(&self, number: usize, signal: Signal) -> Result<()> {
+        let host = self.state.host(number)?;
+        host.node.iter().for_each(|node| node.signal(signal));
+        Ok(())
     }
 
     /// Ends a host's node in good order (SIGTERM) and waits until it is gone.

@@ -27,7 +27,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::api::NodeClient;
 use crate::car::CarView;
 use crate::node::Node;
-use crate::road::location;
 use crate::state::State;
 
 /// Where the page is, unless told otherwise.
@@ -137,7 +136,7 @@ impl Source {
         let now_ms = now.as_secs_f64() * 1000.0;
         let cars = lock(&self.cars).clone();
         let places = cars.iter().enumerate().map(|(n, car)| {
-            let (lat, lon) = location(car.position());
+            let (lat, lon) = car.location();
             json!({"id": format!("car {}", n + 1), "lat": lat, "lon": lon})
         });
         let latency: Vec<Value> = cars

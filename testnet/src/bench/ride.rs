@@ -14,7 +14,7 @@ use crate::car::{Car, CarPlan, Record, Roadside};
 use crate::client::ask;
 use crate::config::GATEWAY_PORT;
 use crate::hosts::Namespace;
-use crate::road::stand;
+use crate::road::{location, stand};
 
 /// Requests a second of each car.
 const RATE: u32 = 100;
@@ -86,17 +86,15 @@ impl Ride {
         for host in hosts {
             let address = state.host(host)?.address;
             nodes.push(Roadside {
-                stand: stand(host),
+                location: location(stand(host)),
                 gateway: SocketAddr::from((address, port)),
             });
         }
         let plan = CarPlan {
-            path: path.to_owned(),
             stateless: port != GATEWAY_PORT,
             rate: RATE,
             start: stand(hosts[0]),
-            speed: 0.0,
-            nodes,
+            ..CarPlan::at(path, nodes)
         };
         let car = Car::start(contact.cars.clone(), plan)?;
         Ok(Ride { car, contact })

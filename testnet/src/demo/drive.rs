@@ -17,7 +17,7 @@ use crate::events::Follow;
 use crate::goodput::Goodput;
 use crate::node::Node;
 use crate::reports;
-use crate::road::{location, stand};
+use crate::road::{location, metres, stand};
 use crate::service_log::ServiceLog;
 use crate::teller::Teller;
 use crate::testnet::Testnet;
@@ -256,7 +256,7 @@ impl Trip<'_> {
         let node = tally.last_node.as_deref().unwrap_or("nobody");
         self.teller.say(&format!(
             "the car is at {:.0} m, served by {node}: {} sent, {} answered, {} under way, {} failed, median {:.1} ms, worst {:.0} ms",
-            self.car.position(), tally.sent, tally.ok, tally.open, tally.failed, tally.median_ms, tally.max_ms
+            metres(self.car.location()), tally.sent, tally.ok, tally.open, tally.failed, tally.median_ms, tally.max_ms
         ));
     }
 

@@ -27,8 +27,10 @@ use anyhow::Result;
 
 use crate::process::Process;
 
-/// The most hosts of one road.
+/// The most hosts of one road with an engine each.
 pub const MAX_HOSTS: usize = 10;
+/// The most hosts of one road without engines: what is left is a process and a namespace for each.
+pub const MAX_SEATS: usize = 40;
 /// All addresses of a road.
 pub const ROAD: &str = "10.77.0.0/24";
 /// The last byte of the cars' address.
@@ -230,7 +232,7 @@ pub fn address(number: usize) -> Ipv4Addr {
     let last = u8::try_from(number)
         .ok()
         .filter(|n| *n < CARS)
-        .expect("hosts are at most MAX_HOSTS");
+        .expect("hosts are at most MAX_SEATS");
     Ipv4Addr::new(10, 77, 0, last)
 }
 

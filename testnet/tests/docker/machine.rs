@@ -76,7 +76,10 @@ async fn every_request_of_a_car_is_in_the_containers_log() {
     let gateway = SocketAddr::from((testnet.state().hosts[0].address, 8080));
     let (cars, nodes) = (
         testnet.state().road().cars(),
-        vec![Roadside { stand: 0.0, gateway }],
+        vec![Roadside {
+            location: (0.0, 0.0),
+            gateway,
+        }],
     );
     let healthy = || async {
         let url = format!("http://{gateway}/healthz");
@@ -86,12 +89,10 @@ async fn every_request_of_a_car_is_in_the_containers_log() {
     };
     eventually("the container answers", healthy).await;
     let plan = CarPlan {
-        path: "/".to_owned(),
         stateless: true,
         rate: 50,
-        start: 0.0,
         speed: 10.0,
-        nodes,
+        ..CarPlan::at("/", nodes)
     };
     let car = Car::start(cars.clone(), plan).unwrap();
     eventually("a hundred requests", || async { car.tally().ok >= 100 }).await;

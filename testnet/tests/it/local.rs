@@ -113,6 +113,60 @@ fn processes_come_up_with_one_head_and_nothing_is_left_of_them() {
 }
 
 #[test]
+fn cars_drive_over_a_testnet_that_runs_and_their_sessions_follow() {
+    let parent = tempfile::tempdir_in("/tmp").unwrap();
+    let dir = parent.path().join("net");
+    let _down = Down(&dir);
+    done(&["up", "--peers", "4", "--runtime", "sim", "--detach"], &dir);
+    let file = parent.path().join("drive.json");
+    let words = [
+        "drive",
+        "--cars",
+        "4",
+        "--for",
+        "25s",
+        "--speed",
+        "60",
+        "--state-bytes",
+        "10000",
+        "--web",
+        "127.0.0.1:0",
+        "--json",
+        file.to_str().unwrap(),
+    ];
+    let said = done(&words, &dir);
+    assert!(
+        said.contains("watch it live") && said.contains("all answers are in"),
+        "{said}"
+    );
+    let seen: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let count = |field: &str| seen["cars"][field].as_u64().unwrap();
+    assert_eq!(
+        (count("cars"), count("open"), count("failed")),
+        (4, 0, 0),
+        "{said}"
+    );
+    assert!(count("ok") > 100 && count("moves") > 0, "{said}");
+    // Of a service that nobody declares nobody opens a session.
+    let refused = run(
+        &[
+            "drive",
+            "--cars",
+            "1",
+            "--service",
+            "none",
+            "--for",
+            "1s",
+            "--web",
+            "127.0.0.1:0",
+        ],
+        &dir,
+    );
+    assert_eq!(refused.status.code(), Some(1));
+    done(&["down"], &dir);
+}
+
+#[test]
 fn ctrl_c_leaves_nothing() {
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     let dir = parent.path().join("net");

@@ -5,4 +5,5 @@
 
 mod hosts;
 mod local;
+mod oracle;
 mod service;

@@ -12,5 +12,6 @@ mod page;
 mod partitions;
 mod ride;
 mod road;
+mod scenario;
 mod tenths;
 mod typed;

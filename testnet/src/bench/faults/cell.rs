@@ -17,7 +17,7 @@ use crate::client;
 use crate::config::GATEWAY_PORT;
 use crate::instances::Instance;
 use crate::reports;
-use crate::road::stand;
+use crate::road::{location, stand};
 use crate::service_log::ServiceLog;
 use crate::testnet::Testnet;
 use crate::witness::Witness;
@@ -65,17 +65,15 @@ impl Drive {
         let mut nodes = Vec::new();
         for host in ROADSIDE {
             nodes.push(Roadside {
-                stand: stand(host),
+                location: location(stand(host)),
                 gateway: (testnet.state().host(host)?.address, GATEWAY_PORT).into(),
             });
         }
         let plan = CarPlan {
-            path: "/counter/".to_owned(),
-            stateless: false,
             rate: RATE,
             start: stand(SOURCE),
             speed: 1.0,
-            nodes,
+            ..CarPlan::at("/counter/", nodes)
         };
         let car = Car::start(testnet.state().road().cars(), plan)?;
         let opened = until("the car's session opens", || async {

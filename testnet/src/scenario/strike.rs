@@ -1,0 +1,33 @@
+//! Doing to a node what the timeline says.
+
+use anyhow::{Context, Result};
+
+use super::plan::{Act, Event};
+use crate::testnet::Testnet;
+
+/// Does it. A node that is started is not waited for: the timeline goes on.
+pub(super) fn strike(testnet: &mut Testnet, event: Event) -> Result<()> {
+    let node = event.node;
+    let done = match event.act {
+        Act::Kill => testnet.kill_node(node),
+        Act::Start => testnet.spawn_node(node),
+        Act::Cut => testnet.cut(node),
+        Act::Heal => testnet.heal(node),
+        Act::Pause => testnet.pause_node(node),
+        Act::Resume => testnet.resume_node(node),
+    };
+    done.with_context(|| say(event))
+}
+
+/// It, in words.
+pub(super) fn say(event: Event) -> String {
+    let node = event.node;
+    match event.act {
+        Act::Kill => format!("node {node} is killed"),
+        Act::Start => format!("node {node} is started again"),
+        Act::Cut => format!("node {node} is cut off"),
+        Act::Heal => format!("node {node} is reached again"),
+        Act::Pause => format!("node {node} hangs"),
+        Act::Resume => format!("node {node} goes on"),
+    }
+}
