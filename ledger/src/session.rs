@@ -158,8 +158,9 @@ impl SessionRecord {
         Ok(())
     }
 
-    /// The signer may have been evicted since: the signature moved the session, the ledger only records it.
-    /// No sealed claim is needed either.
+    /// Signer and destination may have been evicted since: the signature moved the session, the ledger only records it.
+    /// Not to a destination that is lost: nothing runs there, and the signer's `Abort` may take the place of the hand-over.
+    /// No sealed claim is needed.
     pub(crate) fn hand_over(
         &mut self,
         sender: PublicKey,
@@ -172,7 +173,9 @@ impl SessionRecord {
         if hand_over.destination == self.owner {
             return Err(Refusal::DestinationIsOwner);
         }
-        if !members.contains(&hand_over.destination) {
+        let destination = &hand_over.destination;
+        let left = members.evicted(destination).is_some_and(|evicted| !evicted.lost);
+        if !members.contains(destination) && !left {
             return Err(Refusal::DestinationNotMember(hand_over.destination));
         }
         self.owner = hand_over.destination;

@@ -498,6 +498,14 @@ fn an_evicted_owner_still_hands_over_aborts_and_releases() {
 }
 
 #[test]
+fn a_hand_over_to_a_member_that_has_left_is_recorded() {
+    let mut state = opened();
+    state.apply(&sign(2, leave(2, false)), 4).unwrap();
+    let state = run(state, vec![("signed before", 1, hand_over(0, 2), Ok(()))]);
+    assert_eq!((record(&state).owner, record(&state).epoch), (public(2), 1));
+}
+
+#[test]
 fn aborting_stands_in_the_place_of_a_hand_over() {
     let mut state = opened();
     state.apply(&sign(1, announce(1, 0)), 4).unwrap();

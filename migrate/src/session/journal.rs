@@ -106,9 +106,11 @@ impl Journal {
         if good < bytes.len() {
             file.set_len(good as u64).map_err(failed("repaired"))?;
         }
-        // What an earlier process has written and did not live to sync would be acted on from here on, and could still be
-        // forgotten at a power cut.
-        file.sync_all().map_err(failed("written"))?;
+        // What an earlier process has written, or put in this file's place, and did not live to sync would be acted on from
+        // here on, and could still be forgotten at a power cut.
+        file.sync_all()
+            .and_then(|()| sync_folder(path))
+            .map_err(failed("written"))?;
         file.seek(SeekFrom::Start(good as u64)).map_err(failed("read"))?;
         let mut journal = Self {
             path: path.to_owned(),

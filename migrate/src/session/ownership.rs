@@ -38,7 +38,8 @@ pub enum KnownOwner {
 }
 
 /// Rule 7. A session is mine if the newest journal entry gives it to me, I have signed nothing later, and the chain
-/// holds nothing of it at the same or a higher epoch but that entry. A chain that is behind takes nothing away.
+/// holds nothing of it at the same or a higher epoch but that entry. A chain that is behind takes nothing away; one that
+/// has gone another way does: whoever gave me the session is not who owns it by the chain.
 pub fn adopt(record: &Record, chain: Option<&SessionRecord>, me: PublicKey) -> Adoption {
     let Standing::Owner { epoch, since } = record.standing else {
         return match record.standing {
@@ -48,13 +49,27 @@ pub fn adopt(record: &Record, chain: Option<&SessionRecord>, me: PublicKey) -> A
     };
     match chain {
         None => Adoption::Mine { epoch },
-        Some(chain) if chain.epoch < epoch && chain.is_open() => Adoption::Mine { epoch },
+        Some(chain) if chain.epoch < epoch && chain.is_open() => {
+            let parted =
+                chain.epoch + 1 == epoch && giver(record, since).is_some_and(|giver| giver != chain.owner);
+            if parted {
+                Adoption::NotMine
+            } else {
+                Adoption::Mine { epoch }
+            }
+        }
         Some(chain) if !chain.is_open() => Adoption::Closed,
         Some(chain) if chain.epoch == epoch && chain.owner == me && chain.since == since => {
             Adoption::Mine { epoch }
         }
         Some(_) => Adoption::NotMine,
     }
+}
+
+/// Who signed the unsealed hand-over `since` which gave the session to this node.
+fn giver(record: &Record, since: Hash) -> Option<PublicKey> {
+    let handover = record.pending.iter().find(|pending| pending.hash == since)?;
+    Some(Transaction::decode(&handover.bytes).ok()?.sender)
 }
 
 /// Rule 1: a node answers and relays by the newest fact that it holds, its journal before its chain.

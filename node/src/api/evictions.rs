@@ -66,7 +66,7 @@ pub(super) async fn evict(
             return Ok((StatusCode::ACCEPTED, Json(answer)));
         }
     }
-    // A drained node has moved its sessions; that a hand-over is not sealed yet does not matter.
+    // A drained node has moved its sessions; a hand-over of its own is sealed after its eviction too.
     let regardless = order.sessions.is_some();
     let lost = order.sessions == Some(Fate::Lost);
     let height = state.sessions.evict(node, order.why, lost, regardless).await?;

@@ -63,7 +63,8 @@ impl Keeper {
         removable
     }
 
-    /// Rule 3: with the destination evicted and the hand-over unsealed, this node's sealed `Abort` gives the session back.
+    /// Rule 3: with the destination lost and the hand-over unsealed, this node's sealed `Abort` gives the session back. That
+    /// it was evicted is not enough: it may not have heard of it yet, and run the session.
     pub(super) fn reclaim(&self, known: &Known<'_>) -> Moved {
         let (Some(gave), Some(sealed)) = (&known.record.gave, known.sealed) else {
             return Moved::Nothing;
@@ -78,7 +79,8 @@ impl Keeper {
                 abort_hash: sealed.since,
             });
         }
-        if sealed.epoch + 1 == gave.epoch && known.members.evicted(&gave.destination).is_some() {
+        let destination = known.members.evicted(&gave.destination);
+        if sealed.epoch + 1 == gave.epoch && destination.is_some_and(|evicted| evicted.lost) {
             return Moved::Abort(Abort {
                 session: self.session,
                 epoch: sealed.epoch,

@@ -59,10 +59,14 @@ fn hand_over(by: u8, epoch: u64, to: u8) -> Transaction {
 }
 
 fn evict(who: u8) -> Transaction {
+    eviction(who, true)
+}
+
+fn eviction(who: u8, lost: bool) -> Transaction {
     let evict = Evict {
         key: node(who),
         reason: "gone".into(),
-        lost: true,
+        lost,
     };
     sign(0, Payload::Evict(evict))
 }
@@ -373,6 +377,11 @@ fn a_moved_chain_takes_and_gives() {
     assert_eq!(
         at(gave(), &chain(&[open(), given.clone(), evict(2)])),
         Moved::Nothing
+    );
+    assert_eq!(
+        at(gave(), &chain(&[open(), eviction(2, false)])),
+        Moved::Nothing,
+        "it may run the session still"
     );
     assert_eq!(at(gave(), &chain(&[open(), evict(2)])), abort);
     let reclaimed = at(gave(), &chain(&[open(), evict(2), back.clone()]));

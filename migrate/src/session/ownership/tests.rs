@@ -135,6 +135,47 @@ fn restart_adopts_by_the_newest_fact() {
 }
 
 #[test]
+fn a_chain_that_has_gone_another_way_takes_the_session() {
+    // 1 gave it to 2 and 2 to this node, 3; neither is sealed, and the operator has said that 2 is lost.
+    let key = blosm_ledger::SecretKey::from_seed(&[2; 32]);
+    let handover = Transaction::sign(
+        &key,
+        Hash([0; 32]),
+        1,
+        Payload::HandOver(blosm_ledger::HandOver {
+            session: SESSION,
+            epoch: 1,
+            claim: None,
+            destination: node(3),
+            manifest_root: Hash([9; 32]),
+        }),
+    );
+    let acquired = Entry::Acquired {
+        session: SESSION,
+        epoch: 2,
+        handover: Pending {
+            hash: handover.hash(),
+            bytes: handover.encode(),
+        },
+        pending: vec![pending(11)],
+    };
+    let record = record(vec![acquired]);
+    let by = |chain: SessionRecord| adopt(&record, Some(&chain), node(3));
+    let mine = Adoption::Mine { epoch: 2 };
+    assert_eq!(by(chain(1, 0, 10)), mine, "it is behind");
+    let follows = SessionRecord {
+        owner: key.public(),
+        ..chain(2, 1, 11)
+    };
+    assert_eq!(by(follows), mine, "the first hand-over is sealed");
+    assert_eq!(
+        by(chain(1, 1, 95)),
+        Adoption::NotMine,
+        "the first owner has it back"
+    );
+}
+
+#[test]
 fn requests_go_to_the_newest_owner() {
     let other = |owner, epoch| KnownOwner::Other {
         owner: node(owner),

@@ -69,7 +69,7 @@ impl Actor {
 
     /// `blosm migrate`, `blosm drain`: names the member in the next announcement and asks it to come.
     pub(super) async fn invite(&mut self, to: PublicKey, how: MoveOrder) -> Result<Attempt, Refusal> {
-        if !matches!(self.adoption(), Adoption::Mine { .. }) {
+        if !self.is_mine() {
             return Err(Refusal::NotOwner);
         }
         self.tell_source(Input::Want { invited: true })?;

@@ -248,7 +248,9 @@ impl Actor {
         match &self.live {
             // It was never stopped: requests go on to it.
             Some(live) => self.slot.gate.set(Route::Local(live.running.address)),
-            None => self.ensure_running().await?,
+            None if self.is_mine() => self.ensure_running().await?,
+            // The chain has moved during the cut, and is looked at next.
+            None => {}
         }
         Ok(())
     }

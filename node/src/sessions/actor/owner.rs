@@ -219,7 +219,11 @@ impl Actor {
         self.append(entry).await?;
         tracing::warn!(session = %self.id, "the destination was evicted before the hand-over was sealed; the session is back");
         self.slot.gate.set(Route::Held);
-        self.ensure_running().await
+        self.keeper.start_at_once();
+        if self.is_mine() {
+            self.ensure_running().await?;
+        }
+        Ok(())
     }
 
     /// Has the `Abort` sealed that takes the place of a hand-over to a destination that was evicted.

@@ -92,6 +92,9 @@ impl Actor {
         bytes: &[u8],
         wanted: Method,
     ) -> Result<SessionResponse, Refusal> {
+        if !self.is_mine() {
+            return Err(Refusal::NotOwner);
+        }
         let transaction = self.parts.transaction(bytes).ok_or(Refusal::Malformed)?;
         let claim: &Claim = match &transaction.payload {
             Payload::Claim(claim) if claim.session == self.id && transaction.sender == from => claim,
