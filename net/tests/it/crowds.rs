@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::harness::{Node, config, gossip_flows, until};
-use crate::hostile::{serve, three};
+use crate::hostile::{honest_is_heard, serve, three};
 use crate::raw::{GOSSIPSUB, Raw, Script, gossip, own};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,17 +105,7 @@ async fn promises_that_nobody_keeps_are_a_misdeed() {
     until("it is kept out", || net.counters().peers_kept_out == 1).await;
     assert!(net.counters().misdeeds(Misdeed::Control) > 0);
     assert_eq!(net.connected(), vec![honest.id()]);
-    let published = async {
-        for n in 0.. {
-            let data = format!("good {n}").into_bytes();
-            honest.net.publish(Topic::Tx, data).unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        () = published => {}
-        data = heard.recv() => assert!(data.unwrap().starts_with(b"good")),
-    }
+    honest_is_heard(&honest, Topic::Tx, &mut heard).await;
     promising.abort();
 }
 

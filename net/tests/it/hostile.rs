@@ -5,6 +5,7 @@ use std::time::Duration;
 use blosm_net::{Misdeed, NetEvent, NetHandle, Protocol, Refusal, Topic, Verdict};
 use libp2p::request_response::OutboundFailure;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::{self, Receiver};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Node, config, gossip_flows, until};
@@ -26,12 +27,9 @@ pub async fn three(seed: u8, protocol: &str) -> (Node, Node, Raw) {
 }
 
 /// Answers requests with `size` bytes, and rejects gossip that begins with `bad`. Gives the messages that it accepted.
-pub fn serve(
-    mut node: Node,
-    size: usize,
-) -> (NetHandle, JoinHandle<()>, tokio::sync::mpsc::Receiver<Vec<u8>>) {
+pub fn serve(mut node: Node, size: usize) -> (NetHandle, JoinHandle<()>, Receiver<Vec<u8>>) {
     let net = node.net.clone();
-    let (accepted, heard) = tokio::sync::mpsc::channel(1024);
+    let (accepted, heard) = mpsc::channel(1024);
     let task = tokio::spawn(async move {
         while let Some(event) = node.events.recv().await {
             match event {
@@ -55,6 +53,25 @@ pub fn serve(
 pub async fn is_served(honest: &Node, node: &NetHandle, protocol: Protocol) {
     let answer = honest.net.request(node.local_peer(), protocol, vec![1]).await;
     assert!(answer.is_ok(), "{answer:?}");
+}
+
+/// Publishes good messages one after the other, without end.
+async fn publish(honest: &Node, topic: Topic) {
+    for n in 0.. {
+        honest
+            .net
+            .publish(topic, format!("good {n}").into_bytes())
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// An honest node publishes until one of its messages is heard, and nothing else is.
+pub async fn honest_is_heard(honest: &Node, topic: Topic, heard: &mut Receiver<Vec<u8>>) {
+    tokio::select! {
+        () = publish(honest, topic) => {}
+        data = heard.recv() => assert!(data.unwrap().starts_with(b"good")),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,19 +216,7 @@ async fn a_flood_of_invalid_messages_ends_and_honest_ones_arrive() {
     bad.closed().await;
     let flooding = tokio::spawn(bad.live());
     until("it is kept out", || net.counters().peers_kept_out == 1).await;
-    let published = async {
-        for n in 0.. {
-            honest
-                .net
-                .publish(Topic::Tx, format!("good {n}").into_bytes())
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        () = published => {}
-        data = heard.recv() => assert!(data.unwrap().starts_with(b"good")),
-    }
+    honest_is_heard(&honest, Topic::Tx, &mut heard).await;
     assert!(net.counters().misdeeds(Misdeed::Message) >= 10);
     assert_eq!(net.connected(), vec![honest.id()]);
     flooding.abort();
@@ -241,19 +246,7 @@ async fn a_storm_of_grafts_is_a_misdeed() {
     });
     until("it is kept out", || net.counters().peers_kept_out == 1).await;
     assert!(net.counters().misdeeds(Misdeed::Control) > 0);
-    let published = async {
-        for n in 0.. {
-            honest
-                .net
-                .publish(Topic::Block, format!("good {n}").into_bytes())
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        () = published => {}
-        data = heard.recv() => assert!(data.unwrap().starts_with(b"good")),
-    }
+    honest_is_heard(&honest, Topic::Block, &mut heard).await;
     storming.abort();
 }
 
@@ -273,15 +266,7 @@ async fn topics_of_its_own_and_endless_frames_do_no_harm() {
         },
     );
     let holding = tokio::spawn(bad.live());
-    let published = async {
-        for n in 0.. {
-            honest
-                .net
-                .publish(Topic::Tx, format!("good {n}").into_bytes())
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
+    let published = publish(&honest, Topic::Tx);
     let hundred = async {
         for _ in 0..100 {
             let data = heard.recv().await.unwrap();
