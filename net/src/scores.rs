@@ -1,6 +1,7 @@
 //! How members behave. Misdeeds cost score, the score recovers with time, and who falls too low is kept out for a while.
 //!
-//! What counts is behaviour, not volume: a duplicate, a late message or many requests cost nothing. Pure.
+//! What counts is behaviour, not volume: a duplicate, a late message or many requests cost nothing. Only gossip that goes
+//! on far above its allowance does. Pure.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -36,16 +37,19 @@ pub enum Misdeed {
     Timeout,
     /// It grafts and prunes, or promises messages, against the rules of gossipsub.
     Control,
+    /// It sends more gossip than it is allowed, which no honest member comes near: each message leaves a trace for a while.
+    Flood,
 }
 
 impl Misdeed {
     /// All misdeeds, in the order of their discriminants.
-    pub const ALL: [Misdeed; 5] = [
+    pub const ALL: [Misdeed; 6] = [
         Misdeed::Message,
         Misdeed::Frame,
         Misdeed::Stalled,
         Misdeed::Timeout,
         Misdeed::Control,
+        Misdeed::Flood,
     ];
 
     /// The word for it in metrics.
@@ -56,6 +60,7 @@ impl Misdeed {
             Misdeed::Stalled => "stalled",
             Misdeed::Timeout => "timeout",
             Misdeed::Control => "control",
+            Misdeed::Flood => "flood",
         }
     }
 
@@ -64,6 +69,7 @@ impl Misdeed {
             Misdeed::Message => 5.0,
             Misdeed::Frame | Misdeed::Control => 10.0,
             Misdeed::Stalled | Misdeed::Timeout => 1.0,
+            Misdeed::Flood => 0.01,
         }
     }
 
@@ -211,6 +217,29 @@ mod tests {
                 !matches!(scores.on_misdeed(peer, misdeed, false, now), Outcome::Out(_)),
                 "{tenth}"
             );
+        }
+    }
+
+    #[test]
+    fn a_flood_ends_and_a_gush_is_forgotten() {
+        let (mut scores, peer, now) = (Scores::default(), PeerId::random(), Instant::now());
+        let mut gush = |count| {
+            (0..count)
+                .map(|_| scores.on_misdeed(peer, Misdeed::Flood, false, now))
+                .last()
+        };
+        assert_eq!(gush(4_000), Some(Outcome::Noted));
+        assert_eq!(gush(1_001), Some(Outcome::Out(KEPT_OUT)));
+        for later in 1..100u32 {
+            let now = now + later * 10 * HALF_LIFE;
+            scores.round(now);
+            assert_eq!(scores.of(&peer), 0);
+            for _ in 0..4_000 {
+                assert_eq!(
+                    scores.on_misdeed(peer, Misdeed::Flood, false, now),
+                    Outcome::Noted
+                );
+            }
         }
     }
 

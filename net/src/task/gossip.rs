@@ -95,6 +95,7 @@ impl Task {
         if !self.buckets.take(source, Intake::Gossip, Instant::now()) {
             self.counters.limited(Intake::Gossip);
             self.meter.gossip(topic, Fate::Limited);
+            self.on_misdeed(source, Misdeed::Flood);
             return false;
         }
         let share = self

@@ -223,6 +223,37 @@ async fn a_flood_of_invalid_messages_ends_and_honest_ones_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_messages_that_are_not_even_wrong_ends() {
+    let (node, honest, mut bad) = three(181, GOSSIPSUB).await;
+    let id = node.id();
+    let (net, _serving, mut heard) = serve(node, 10);
+    let topic = gossip::topic("tx");
+    let mut parts = vec![gossip::hello()];
+    for batch in 0..1_000 {
+        let one = |n: i32| gossip::publish(&topic, format!("good {batch} {n}").as_bytes());
+        parts.push((0..200).flat_map(one).collect());
+    }
+    bad.send(
+        id,
+        Script {
+            parts,
+            pause: Duration::ZERO,
+            hold: true,
+        },
+    );
+    bad.closed().await;
+    let flooding = tokio::spawn(bad.live());
+    until("it is kept out", || net.counters().peers_kept_out == 1).await;
+    assert!(net.counters().misdeeds(Misdeed::Flood) >= 5_000);
+    assert_eq!(net.counters().misdeeds(Misdeed::Message), 0);
+    assert_eq!(net.connected(), vec![honest.id()]);
+    // What it had sent is behind.
+    while heard.try_recv().is_ok() {}
+    honest_is_heard(&honest, Topic::Block, &mut heard).await;
+    flooding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_grafts_is_a_misdeed() {
     let (node, honest, mut bad) = three(146, GOSSIPSUB).await;
     let id = node.id();
