@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::{Block, HEADER_VERSION, Header, SealedBlock};
 use crate::certificate::Certificate;
+use crate::evidence::Evidence;
 use crate::genesis::Genesis;
 use crate::hash::{Hash, canonical};
 use crate::import_error::ImportError;
@@ -96,6 +97,18 @@ impl CertifiedBlock {
     #[must_use]
     pub fn hash(&self) -> Hash {
         self.hash
+    }
+
+    /// That it was sealed beside `ours`, the block of its height that is here.
+    #[must_use]
+    pub fn against(&self, ours: Hash) -> Evidence {
+        Evidence {
+            height: self.height(),
+            ours,
+            theirs: self.hash,
+            header: self.sealed.block.header.clone(),
+            certificate: self.sealed.certificate.clone(),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use tracing::error;
 use crate::ack::Ack;
 use crate::acks::Acks;
 use crate::block::SealedBlock;
-use crate::chain::{Chain, CheckedBlock, Head, Proposal};
+use crate::chain::{CertifiedBlock, Chain, CheckedBlock, Head, Proposal};
+use crate::evidence::{Evidence, MAX_EVIDENCE};
 use crate::genesis::{Genesis, GenesisError};
 use crate::hash::Hash;
 use crate::import_error::ImportError;
@@ -40,9 +41,12 @@ pub struct Ledger {
     /// The newest acknowledgement of every member, as it was signed.
     signed: BTreeMap<PublicKey, Ack>,
     dropped: Vec<(Hash, Refusal)>,
-    /// A write failed or the authority is known to have sealed twice: nothing is sealed or imported until a restart,
-    /// since it is not known what is on disk.
+    /// A write failed: nothing is sealed or imported until a restart, since it is not known what is on disk.
     stopped: bool,
+    /// Proofs that the authority sealed twice, oldest first.
+    evidence: Vec<Evidence>,
+    /// How many of them its operator has answered.
+    resumed: u32,
 }
 
 /// Why the ledger cannot be opened or sealed.
@@ -60,10 +64,17 @@ pub enum LedgerError {
     /// This node does not seal.
     #[error("this node's key is not the authority's: it cannot seal")]
     NotSealer,
-    /// An earlier write failed, or the authority sealed twice.
+    /// An earlier write failed.
     #[error("sealing has stopped after an earlier error; see the log, then restart this node")]
     Stopped,
+    /// The authority's key sealed two blocks of one height.
+    #[error("{HALTED}")]
+    Halted,
 }
+
+/// What an authority's operator is told when it does not seal any more.
+pub(crate) const HALTED: &str = "this authority's key has sealed two blocks of one height, so a copy of it is or was in use: \
+    nothing is sealed; see `blosm chain evidence`, end the copy, then start this node with --resume";
 
 /// What became of a submitted transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +127,8 @@ impl Ledger {
             key,
             dropped: Vec::new(),
             stopped: false,
+            evidence: loaded.evidence,
+            resumed: loaded.resumed,
         };
         ledger.count_ourselves()?;
         Ok(ledger)
@@ -191,6 +204,9 @@ impl Ledger {
         if self.stopped {
             return Err(Refusal::Stopped);
         }
+        if self.is_halted() {
+            return Err(Refusal::Halted);
+        }
         if self.pool.contains(&hash) {
             return Ok(Submitted::Pending);
         }
@@ -227,6 +243,9 @@ impl Ledger {
         if self.stopped {
             return Err(LedgerError::Stopped);
         }
+        if self.is_halted() {
+            return Err(LedgerError::Halted);
+        }
         if self.pool.is_empty() && !force_empty {
             return Ok(None);
         }
@@ -253,9 +272,8 @@ impl Ledger {
             return Err(ImportError::Stopped);
         }
         let certified = self.chain.certify(sealed)?;
-        let (height, theirs) = (certified.height(), certified.hash());
-        if height <= self.head().height {
-            return self.compare(height, theirs);
+        if certified.height() <= self.head().height {
+            return self.compare(&certified);
         }
         let store = &self.store;
         let block = self
@@ -358,19 +376,68 @@ impl Ledger {
     }
 
     /// A sealed block at or below the head: the one that is here, or proof that the authority sealed twice.
-    fn compare(&mut self, height: u64, theirs: Hash) -> Result<Imported, ImportError> {
-        let head = self.head().height;
+    fn compare(&mut self, block: &CertifiedBlock) -> Result<Imported, ImportError> {
+        let (height, theirs, head) = (block.height(), block.hash(), self.head().height);
         match self.hash_at(height)? {
             Some(ours) if ours == theirs => Ok(Imported::Known),
             Some(_) if height == 0 => Err(ImportError::Stale { height, head }),
             Some(ours) => {
-                error!(height, %ours, %theirs, "the authority sealed two blocks of one height");
-                // An authority that meets its own second block must not seal a third.
-                self.stopped |= self.key.is_some();
+                self.keep(block.against(ours))?;
                 Err(ImportError::Equivocation { height, ours, theirs })
             }
             None => Err(ImportError::Stale { height, head }),
         }
+    }
+
+    /// Keeps a proof that the authority sealed twice. It counts from its writing on: an authority that meets its own second
+    /// block must not seal a third, after a restart neither.
+    fn keep(&mut self, evidence: Evidence) -> Result<(), StoreError> {
+        if self.evidence.iter().any(|known| known.theirs == evidence.theirs) {
+            return Ok(());
+        }
+        if self.evidence.len() >= MAX_EVIDENCE {
+            self.evidence.remove(0);
+            self.resumed = self.resumed.saturating_sub(1);
+        }
+        let Evidence {
+            height, ours, theirs, ..
+        } = &evidence;
+        error!(height, %ours, %theirs, "the authority sealed two blocks of one height");
+        self.evidence.push(evidence);
+        self.write_evidence()
+    }
+
+    fn write_evidence(&mut self) -> Result<(), StoreError> {
+        self.store
+            .put_evidence(&self.evidence, self.resumed)
+            .inspect_err(|error| {
+                error!(%error, "evidence against the authority could not be written; the ledger stops");
+                self.stopped = true;
+            })
+    }
+
+    /// Proofs that the authority sealed two blocks of one height, oldest first. At most [`MAX_EVIDENCE`] are kept.
+    #[must_use]
+    pub fn evidence(&self) -> &[Evidence] {
+        &self.evidence
+    }
+
+    /// Whether this authority may not seal: there is evidence against it that its operator has not answered.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.key.is_some() && self.evidence.len() > self.resumed as usize
+    }
+
+    /// The operator's word that no copy of this authority's key is in use any more: it may seal again.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn resume(&mut self) -> Result<(), StoreError> {
+        if self.is_halted() {
+            self.resumed = u32::try_from(self.evidence.len()).expect("few are kept");
+            self.write_evidence()?;
+        }
+        Ok(())
     }
 
     /// Writes a block, then makes it the head. After a failed write nobody knows what is on disk: the ledger stops.

@@ -39,6 +39,7 @@ mod acks;
 mod block;
 mod certificate;
 mod chain;
+mod evidence;
 mod genesis;
 mod hash;
 mod import_error;
@@ -63,6 +64,7 @@ pub use acks::{Acks, Confirmations, threshold};
 pub use block::{Block, HEADER_VERSION, Header, SealedBlock};
 pub use certificate::{Certificate, CertificateError, vote_bytes};
 pub use chain::{CertifiedBlock, Chain, CheckedBlock, Head, Proposal};
+pub use evidence::{Evidence, MAX_EVIDENCE};
 pub use genesis::{
     Confirmation, Genesis, GenesisError, MAX_AUTHORITIES, MAX_BLOCK_BYTES, MAX_BLOCK_TXS, MAX_NETWORK_NAME,
     MAX_TX_BYTES, Params, authorities_hash, quorum,

@@ -99,6 +99,9 @@ pub enum Refusal {
     /// The pool is full.
     #[error("{0} transactions wait already; try again later")]
     PoolFull(usize),
+    /// The authority's key sealed two blocks of one height.
+    #[error("{}", crate::ledger::HALTED)]
+    Halted,
     /// The sealer stopped after a failed write.
     #[error("the sealer has stopped after a failed write and must be restarted")]
     Stopped,
@@ -134,6 +137,7 @@ impl Refusal {
             | Refusal::DestinationNotMember(_)
             | Refusal::NotSealer
             | Refusal::PoolFull(_)
+            | Refusal::Halted
             | Refusal::Stopped => false,
         }
     }
@@ -160,6 +164,7 @@ impl Refusal {
             Refusal::DestinationIsOwner | Refusal::DestinationNotMember(_) => "destination",
             Refusal::NotSealer => "not_sealer",
             Refusal::PoolFull(_) => "pool_full",
+            Refusal::Halted => "halted",
             Refusal::Stopped => "stopped",
         }
     }

@@ -19,11 +19,12 @@ pub use figures::StoreFigures;
 use crate::block::{Block, Header, SealedBlock, read_transactions};
 use crate::certificate::Certificate;
 use crate::chain::CheckedBlock;
+use crate::evidence::Evidence;
 use crate::genesis::Genesis;
 use crate::hash::{Hash, canonical};
 use crate::state::{Changes, State};
 use crate::transaction::Transaction;
-use columns::{ADMISSION, Column, EVICTED, HEAD_KEY, MEMBER, height_key, tagged};
+use columns::{ADMISSION, Column, EVICTED, EVIDENCE_KEY, HEAD_KEY, MEMBER, RESUMED_KEY, height_key, tagged};
 pub(crate) use startup::Loaded;
 
 /// The layout of the column families. A change of it needs a new number and a conversion.
@@ -105,6 +106,15 @@ impl Store {
                 batch.put_cf(self.column(Column::Sessions), id.0, canonical(record));
             }
         }
+    }
+
+    /// Writes the proofs that the authority sealed twice, and how many of them its operator has answered.
+    pub(crate) fn put_evidence(&self, evidence: &[Evidence], resumed: u32) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        let meta = self.column(Column::Meta);
+        batch.put_cf(meta, EVIDENCE_KEY, canonical(&evidence));
+        batch.put_cf(meta, RESUMED_KEY, resumed.to_le_bytes());
+        self.commit(batch)
     }
 
     /// Writes a batch and returns when the log is synced.

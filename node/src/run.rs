@@ -44,6 +44,8 @@ const ADMIT_AGAIN: Duration = Duration::from_millis(500);
 pub struct RunOptions {
     /// An authority seals without having heard from half of the other members.
     pub alone: bool,
+    /// An authority seals again although its key has sealed two blocks of one height.
+    pub resume: bool,
     /// How often the layer helper that this process has started has ended, if it has started one. There is news also
     /// when another one listens.
     pub helper_ended: Option<watch::Receiver<u64>>,
@@ -129,7 +131,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         true => Some(Arc::new(Invites::open(&config.data_dir)?)),
         false => None,
     };
-    let ledger = open_ledger(&config).await?;
+    let ledger = open_ledger(&config, options.resume).await?;
 
     let (net, events) = Network::spawn(net_config(&config)).await?;
     let chain = ChainTask::spawn(
@@ -277,13 +279,20 @@ pub fn lock(data_dir: &Path) -> Result<Lock, RunError> {
     }
 }
 
-async fn open_ledger(config: &Config) -> Result<Ledger, RunError> {
+async fn open_ledger(config: &Config, resume: bool) -> Result<Ledger, RunError> {
     let (path, genesis) = (config.data_dir.join("ledger"), config.network.genesis.clone());
     let key = config
         .is_authority()
         .then(|| blosm_ledger::SecretKey::from_seed(config.key.seed()));
     // RocksDB's recovery is disk work.
-    tokio::task::spawn_blocking(move || Ledger::open(&path, genesis, key))
+    let open = move || {
+        let mut ledger = Ledger::open(&path, genesis, key)?;
+        if resume {
+            ledger.resume()?;
+        }
+        Ok::<_, LedgerError>(ledger)
+    };
+    tokio::task::spawn_blocking(open)
         .await
         .map_err(|error| RunError::System {
             what: "opening the ledger",

@@ -51,6 +51,10 @@ pub(super) const SCHEMA_KEY: &[u8] = b"schema";
 pub(super) const CHAIN_KEY: &[u8] = b"chain";
 /// `meta`: the head, borsh.
 pub(super) const HEAD_KEY: &[u8] = b"head";
+/// `meta`: proofs that the authority sealed twice, oldest first, borsh.
+pub(super) const EVIDENCE_KEY: &[u8] = b"evidence";
+/// `meta`: how many of them the authority's operator has answered, u32 little endian.
+pub(super) const RESUMED_KEY: &[u8] = b"resumed";
 
 /// The first byte of a key in `members`, by what it holds.
 pub(super) const MEMBER: u8 = 0;

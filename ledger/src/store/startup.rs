@@ -8,10 +8,14 @@ use imbl::{OrdMap, OrdSet};
 use rocksdb::{IteratorMode, WriteBatch};
 use tracing::warn;
 
-use super::columns::{ADMISSION, CHAIN_KEY, Column, EVICTED, HEAD_KEY, MEMBER, SCHEMA_KEY, height_key};
+use super::columns::{
+    ADMISSION, CHAIN_KEY, Column, EVICTED, EVIDENCE_KEY, HEAD_KEY, MEMBER, RESUMED_KEY, SCHEMA_KEY,
+    height_key,
+};
 use super::{Damage, Place, SCHEMA, Store, StoreError};
 use crate::block::{Block, Header};
 use crate::chain::Head;
+use crate::evidence::Evidence;
 use crate::genesis::Genesis;
 use crate::hash::{Hash, canonical};
 use crate::key::PublicKey;
@@ -27,6 +31,10 @@ const CHECK_DEPTH: u64 = 64;
 pub(crate) struct Loaded {
     pub(crate) head: Head,
     pub(crate) state: State,
+    /// Proofs that the authority sealed twice, oldest first.
+    pub(crate) evidence: Vec<Evidence>,
+    /// How many of them its operator has answered.
+    pub(crate) resumed: u32,
 }
 
 /// Checks the store and loads head and state.
@@ -51,7 +59,26 @@ pub(super) fn load(store: &Store, genesis: &Genesis) -> Result<Loaded, StoreErro
         Some(state) if fits(&state, newest.as_ref(), genesis) => state,
         _ => rebuild_state(store, genesis, newest.as_ref())?,
     };
-    Ok(Loaded { head, state })
+    let (evidence, resumed) = read_evidence(store)?;
+    Ok(Loaded {
+        head,
+        state,
+        evidence,
+        resumed,
+    })
+}
+
+fn read_evidence(store: &Store) -> Result<(Vec<Evidence>, u32), StoreError> {
+    let damaged = || store.damaged(Damage::Entry("the evidence"));
+    let evidence = match store.get(Column::Meta, EVIDENCE_KEY)? {
+        Some(bytes) => borsh::from_slice(&bytes).map_err(|_| damaged())?,
+        None => Vec::new(),
+    };
+    let resumed = match store.get(Column::Meta, RESUMED_KEY)? {
+        Some(bytes) => bytes.try_into().map(u32::from_le_bytes).map_err(|_| damaged())?,
+        None => 0,
+    };
+    Ok((evidence, resumed))
 }
 
 /// Schema and network. A new directory gets ours.

@@ -89,6 +89,12 @@ pub(super) async fn transaction(
     })))
 }
 
+/// Proofs that the authority sealed two blocks of one height, oldest first.
+pub(super) async fn evidence(State(state): State<ApiState>) -> Json<Value> {
+    let view = state.chain.snapshot();
+    Json(json!({ "halted": view.halted, "evidence": &*view.evidence }))
+}
+
 /// Who holds what and runs which version, each under its own signature.
 pub(super) async fn acks(State(state): State<ApiState>) -> Json<Vec<Ack>> {
     Json(state.chain.acks().await)

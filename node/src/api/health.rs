@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use blosm_ledger::Refusal;
 use serde_json::{Value, json};
 
 use super::ApiState;
@@ -30,7 +31,16 @@ pub(super) async fn readyz(State(state): State<ApiState>) -> (StatusCode, Json<V
 
 /// What an operator has to mend although the node serves.
 pub(super) fn warnings(chain: &ChainHandle) -> Vec<String> {
-    let needs = chain.snapshot().needs.map(|needs| needs.to_string());
+    let view = chain.snapshot();
+    let needs = view.needs.map(|needs| needs.to_string());
     let clock = chain.clock().fault.map(|fault| fault.to_string());
-    needs.into_iter().chain(clock).collect()
+    let evidence = match view.evidence.last() {
+        _ if view.halted => Some(Refusal::Halted.to_string()),
+        Some(found) => Some(format!(
+            "the authority has sealed two blocks of height {}: nodes may hold different chains; see `blosm chain evidence`",
+            found.height
+        )),
+        None => None,
+    };
+    needs.into_iter().chain(clock).chain(evidence).collect()
 }

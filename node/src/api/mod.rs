@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! GET  /v1/status  /v1/peers  /v1/members  /v1/sessions  /v1/migrations[/{id}]     open on loopback
-//! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}  /v1/chain/acks
+//! GET  /v1/chain/head  /v1/chain/blocks/{height|hash}  /v1/chain/transactions/{hash}  /v1/chain/acks  /v1/chain/evidence
 //! GET  /v1/events                                       server-sent: phases of migrations
 //! GET  /v1/drain                                        POST and DELETE with the token
 //! POST /v1/members  /v1/migrations  /v1/net/probe        bearer token of D/api.token
@@ -180,6 +180,7 @@ fn router(state: ApiState) -> Router {
         .route("/chain/blocks/{id}", get(chain::block))
         .route("/chain/transactions/{hash}", get(chain::transaction))
         .route("/chain/acks", get(chain::acks))
+        .route("/chain/evidence", get(chain::evidence))
         .route("/events", get(events::stream))
         .route("/net/probe", post(probe::send))
         .route("/scene", get(scene::get))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blosm_ledger::{Hash, MAX_BLOCK_BYTES};
+use blosm_ledger::{Hash, MAX_BLOCK_BYTES, Refusal};
 use blosm_net::{PeerId, Topic};
 
 use super::client::Call;
@@ -18,6 +18,10 @@ const WARN_EVERY: u32 = 20;
 
 /// Opens the seal as soon as it is safe, and publishes the head again: it may have been sealed right before the end.
 pub(super) async fn run(shared: Arc<Shared>, alone: bool) {
+    if shared.snapshot().halted {
+        tracing::error!("{}", Refusal::Halted);
+        return;
+    }
     let mut round = 0;
     loop {
         let members = others(&shared);

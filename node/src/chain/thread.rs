@@ -129,7 +129,7 @@ impl LedgerThread {
                 Err(_) => break,
             }
         }
-        while self.ledger.pending() > 0 {
+        while self.sealing && self.ledger.pending() > 0 {
             self.seal(false)?;
         }
         Ok(())
@@ -167,7 +167,7 @@ impl LedgerThread {
             Call::Store { reply } => answer(reply, read(self.ledger.store_figures())),
             Call::Heard { status, reply } => answer(reply, self.on_status(*status)),
             Call::Learn { confirmed_height } => self.learn(confirmed_height),
-            Call::Open => self.sealing = self.ledger.is_authority(),
+            Call::Open => self.sealing = self.ledger.is_authority() && !self.ledger.is_halted(),
             Call::SealEmpty if self.sealing => self.seal(true)?,
             Call::SealEmpty => {}
             Call::Stop => return Err(End::Asked),
@@ -286,6 +286,10 @@ impl LedgerThread {
                 return Err(End::Broken);
             }
             ImportError::Stopped => return Err(End::Broken),
+            ImportError::Equivocation { .. } => {
+                self.sealing &= !self.ledger.is_halted();
+                self.publish_view();
+            }
             error => tracing::debug!(%error, "block not imported"),
         }
         if let Some(newer) = error.newer() {
@@ -370,7 +374,7 @@ impl LedgerThread {
         self.meter.rejected(refusal.reason());
         match refusal {
             // The sender of these is to look for the sealer again, not to give up.
-            Refusal::NotSealer | Refusal::Stopped => SubmitAnswer::NotSealing,
+            Refusal::NotSealer | Refusal::Halted | Refusal::Stopped => SubmitAnswer::NotSealing,
             refusal => SubmitAnswer::Refused {
                 reason: refusal.to_string(),
                 is_final: refusal.is_final(),

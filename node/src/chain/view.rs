@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use blosm_ledger::{Count, Hash, Ledger, Newer, State};
+use blosm_ledger::{Count, Evidence, Hash, Ledger, Newer, State};
 
 /// The chain after one block. Cheap to keep: it shares its memory with its neighbours.
 #[derive(Debug, Clone)]
@@ -20,6 +20,10 @@ pub struct ChainView {
     pub newest: Arc<[Count]>,
     /// Why no blocks are imported, when a newer version of this program is needed for that.
     pub needs: Option<Needs>,
+    /// Proofs that the authority sealed two blocks of one height, oldest first.
+    pub evidence: Arc<[Evidence]>,
+    /// Whether this authority seals nothing because of them.
+    pub halted: bool,
     /// Members and sessions after that block.
     pub state: State,
     /// Rises with every change of this view.
@@ -63,6 +67,8 @@ impl ChainView {
             confirmed_height: heard.confirmed_height.max(ledger.confirmed_height()),
             newest: heard.newest.clone(),
             needs: heard.needs,
+            evidence: ledger.evidence().into(),
+            halted: ledger.is_halted(),
             state: ledger.state().clone(),
             generation,
         }

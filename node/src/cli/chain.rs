@@ -1,4 +1,4 @@
-//! `blosm chain head|block|tx`: a look at the ledger as this node holds it.
+//! `blosm chain head|block|tx|evidence`: a look at the ledger as this node holds it.
 
 mod confirmed;
 
@@ -18,6 +18,16 @@ pub(super) enum Command {
     Block(One),
     /// A transaction with its confirmations
     Tx(Tx),
+    /// Proofs that the authority sealed two blocks of one height
+    Evidence(Evidence),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Evidence {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +90,10 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
                 .await?;
             one.output.print(&value, || block(&value));
         }
+        Command::Evidence(which) => {
+            let value = which.target.client()?.get("/v1/chain/evidence").await?;
+            which.output.print(&value, || evidence(&value));
+        }
         Command::Tx(tx) if tx.wait_confirmed => confirmed::wait(&tx.one, tx.timeout).await?,
         Command::Tx(Tx { one, .. }) => {
             let value = one
@@ -91,6 +105,29 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn evidence(value: &Value) -> String {
+    let found = value["evidence"].as_array().map_or(&[][..], Vec::as_slice);
+    if found.is_empty() {
+        return "no height with two sealed blocks is known here\n".to_owned();
+    }
+    let mut table = Table::new(["HEIGHT", "IMPORTED HERE", "THE OTHER", "ITS TIME", "ITS PROPOSER"]);
+    for one in found {
+        table.row([
+            text(one, "height"),
+            short(one, "ours", 12),
+            short(one, "theirs", 12),
+            text(one, "header.timestamp_ms"),
+            short(one, "header.proposer", 8),
+        ]);
+    }
+    let halted = if value["halted"] == true {
+        "this authority seals nothing until it is started with --resume\n"
+    } else {
+        ""
+    };
+    format!("{}{halted}", table.render())
 }
 
 fn block(value: &Value) -> String {

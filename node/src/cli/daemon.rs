@@ -20,6 +20,9 @@ pub(super) struct Run {
     /// Seal although fewer than half of the members answer at the start (authority)
     #[arg(long)]
     alone: bool,
+    /// Seal again although this key has sealed two blocks of one height: no copy of it is in use any more (authority)
+    #[arg(long)]
+    resume: bool,
     /// What to log: a level or a filter such as info,blosm_net=debug
     #[arg(long, env = "BLOSM_LOG", value_name = "FILTER", default_value = LOG)]
     log: String,
@@ -52,6 +55,7 @@ pub(super) fn run(run: Run) -> anyhow::Result<()> {
     let helper_ended = OwnHelper::start(&config, &run.log)?;
     let options = RunOptions {
         alone: run.alone,
+        resume: run.resume,
         helper_ended,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

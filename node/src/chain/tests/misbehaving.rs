@@ -16,6 +16,7 @@ use blosm_net::{
 
 use super::harness::{LIMIT, Node, Place, copy, genesis, key, network, until};
 use crate::chain::BlockId;
+use crate::chain::client::SubmitAnswer;
 use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
 
 /// Answers what it is asked by a script.
@@ -523,4 +524,43 @@ async fn two_sealed_blocks_of_one_height_are_noticed_and_the_first_stays() {
         hash
     );
     assert!(b.chain.snapshot().state.session(&second.0).is_none());
+    b.sees(|view| !view.evidence.is_empty()).await;
+    let kept = b.chain.snapshot().evidence[0].clone();
+    assert_eq!(
+        (kept.height, kept.ours, kept.theirs),
+        (evil.height(), hash, evil.hash())
+    );
+    assert!(!b.chain.snapshot().halted, "it is no authority");
+    // The authority meets its own second block, and seals no third: not now, not after a restart.
+    bad.ask(&a, &LedgerRequest::Block(evil.encode())).await;
+    a.sees(|view| view.halted).await;
+    let (third, open) = b.opening(3);
+    let ask = |to: &Node| to.chain.shared.ledger.clone();
+    assert_eq!(
+        ask(&a).submit(open.encode()).await,
+        Some(SubmitAnswer::NotSealing)
+    );
+    let a = a.stop().await.start(&[&b]).await;
+    assert!(a.chain.snapshot().halted);
+    a.connected(&b).await;
+    assert_eq!(
+        ask(&a).submit(open.encode()).await,
+        Some(SubmitAnswer::NotSealing)
+    );
+    // Its operator says that the copy is gone.
+    let a = a.stop().await;
+    let ledger = a.ledger();
+    tokio::task::spawn_blocking(move || {
+        let mut ledger = Ledger::open(&ledger, genesis(), Some(key(0))).unwrap();
+        ledger.resume().unwrap();
+        assert_eq!((ledger.is_halted(), ledger.evidence().len()), (false, 1));
+    })
+    .await
+    .unwrap();
+    let _a = a.start(&[&b]).await;
+    until("it seals again", || async {
+        b.chain.submit(open.clone()).await.is_ok()
+    })
+    .await;
+    b.sees(|view| view.state.session(&third).is_some()).await;
 }
