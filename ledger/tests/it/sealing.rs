@@ -277,13 +277,45 @@ fn an_authority_that_meets_its_own_second_block_stops_sealing() {
     let directory = directory();
     let mut ledger = authority(&directory);
     let block = seal(&mut ledger, [admit(0)]);
-    let other = reseal(block, |block| block.header.timestamp_ms += 1);
-    assert!(matches!(
-        ledger.import(other),
-        Err(ImportError::Equivocation { .. })
-    ));
-    assert_eq!(ledger.submit(admit(1)), Err(Refusal::Stopped));
-    assert!(matches!(ledger.seal(NOW, 0, true), Err(LedgerError::Stopped)));
+    let other = |n| reseal(block.clone(), |block| block.header.timestamp_ms += n);
+    let meets = |ledger: &mut Ledger, n| {
+        let met = ledger.import(other(n));
+        assert!(matches!(met, Err(ImportError::Equivocation { .. })));
+    };
+    let is_halted = |ledger: &mut Ledger| {
+        assert_eq!(ledger.submit(admit(1)), Err(Refusal::Halted));
+        assert!(matches!(ledger.seal(NOW, 0, true), Err(LedgerError::Halted)));
+    };
+    meets(&mut ledger, 1);
+    meets(&mut ledger, 1);
+    is_halted(&mut ledger);
+    // What it holds it still tells.
+    assert_eq!(ledger.import(block.clone()).unwrap(), Imported::Known);
+    drop(ledger);
+    let mut ledger = authority(&directory);
+    is_halted(&mut ledger);
+    let [kept] = ledger.evidence() else {
+        panic!("the same proof counts once")
+    };
+    assert_eq!(
+        (kept.height, kept.ours, kept.theirs),
+        (1, block.hash(), other(1).hash())
+    );
+    assert_eq!(kept.certificate, other(1).certificate);
+    ledger.resume().unwrap();
+    assert!(!ledger.is_halted());
+    drop(ledger);
+    let mut ledger = authority(&directory);
+    seal(&mut ledger, [admit(1)]);
+    // What was answered is answered; what is new is not, however much there was.
+    meets(&mut ledger, 1);
+    assert!(!ledger.is_halted());
+    for n in 2..40 {
+        meets(&mut ledger, n);
+        assert!(ledger.is_halted());
+        assert!(ledger.evidence().len() <= MAX_EVIDENCE);
+        ledger.resume().unwrap();
+    }
 }
 
 #[test]
