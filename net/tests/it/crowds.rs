@@ -100,6 +100,7 @@ async fn promises_that_nobody_keeps_are_a_misdeed() {
             .collect(),
         pause: Duration::from_millis(20),
         hold: true,
+        ..Script::default()
     };
     let promising = play(bad, script, id);
     until("it is kept out", || net.counters().peers_kept_out == 1).await;
@@ -135,6 +136,7 @@ async fn a_message_is_not_sent_again_as_often_as_it_is_asked_for() {
         parts,
         pause: Duration::from_millis(20),
         hold: true,
+        ..Script::default()
     };
     let asking = play(bad, script, id);
     assert_eq!(heard.recv().await.unwrap(), b"good");

@@ -211,6 +211,7 @@ async fn a_flood_of_invalid_messages_ends_and_honest_ones_arrive() {
             parts,
             pause: Duration::from_millis(10),
             hold: true,
+            ..Script::default()
         },
     );
     bad.closed().await;
@@ -239,6 +240,7 @@ async fn a_flood_of_messages_that_are_not_even_wrong_ends() {
             parts,
             pause: Duration::ZERO,
             hold: true,
+            ..Script::default()
         },
     );
     bad.closed().await;
@@ -269,6 +271,7 @@ async fn a_storm_of_grafts_is_a_misdeed() {
             parts,
             pause: Duration::from_millis(20),
             hold: true,
+            ..Script::default()
         },
     );
     let storming = tokio::spawn(async move {
@@ -294,6 +297,7 @@ async fn topics_of_its_own_and_endless_frames_do_no_harm() {
             parts: vec![gossip::hello(), gossip::subscribe(many), long, gossip::endless()],
             pause: Duration::from_millis(100),
             hold: true,
+            ..Script::default()
         },
     );
     let holding = tokio::spawn(bad.live());
@@ -328,6 +332,7 @@ async fn duplicates_and_late_messages_cost_nothing() {
             parts,
             pause: Duration::from_millis(20),
             hold: true,
+            ..Script::default()
         },
     );
     let repeating = tokio::spawn(bad.live());

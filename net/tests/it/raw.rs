@@ -27,6 +27,8 @@ pub struct Script {
     pub parts: Vec<Vec<u8>>,
     /// Waited before each part.
     pub pause: Duration,
+    /// Makes further parts, for as long as the other end takes them.
+    pub endless: Option<fn() -> Vec<u8>>,
     /// The stream is left open, and neither closed nor read.
     pub hold: bool,
 }
@@ -86,7 +88,8 @@ impl request_response::Codec for RawCodec {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        for part in script.parts {
+        let further = std::iter::from_fn(|| script.endless.map(|make| make()));
+        for part in script.parts.into_iter().chain(further) {
             tokio::time::sleep(script.pause).await;
             io.write_all(&part).await?;
             io.flush().await?;
