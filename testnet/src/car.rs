@@ -8,7 +8,7 @@ mod plan;
 mod record;
 mod requests;
 
-pub use plan::{CarPlan, Roadside};
+pub use plan::{CarPlan, FASTEST, MOST_REQUESTS, MOST_STATE, OPENINGS, Roadside};
 pub use record::{Record, Tally};
 
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ impl Car {
     /// # Errors
     /// No thread can be started, or the oracle that it is to report to does not listen.
     pub fn start(seat: impl Into<Seat>, plan: CarPlan) -> Result<Car> {
-        let reporter = plan.oracle.as_deref().map(Reporter::connect).transpose()?;
+        let reporter = plan.oracle.as_ref().map(Reporter::connect).transpose()?;
         let motion = Motion {
             position: plan.start,
             target: plan.start,
@@ -149,6 +149,11 @@ impl Car {
     /// What it has seen so far, request by request.
     pub fn records(&self) -> Vec<Record> {
         self.shared.state().records.values().cloned().collect()
+    }
+
+    /// Looks at what it has seen so far, in the order of the numbers, while it waits: for what is over soon.
+    pub fn look<T>(&self, look: impl FnOnce(&mut dyn Iterator<Item = &Record>) -> T) -> T {
+        look(&mut self.shared.state().records.values())
     }
 
     /// Whether it still drives: false after an error that ended it.

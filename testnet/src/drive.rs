@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::car::{CarPlan, Roadside};
-use crate::fleet::{Fleet, FleetTally};
+use crate::car::{CarPlan, FASTEST, MOST_REQUESTS, MOST_STATE, OPENINGS, Roadside};
+use crate::fleet::{Fleet, FleetTally, MOST, part};
 use crate::route::Route;
 use crate::state::State;
 use crate::teller::Teller;
@@ -18,10 +18,6 @@ use crate::web::{self, Web};
 
 /// How often it is said how the cars fare.
 const SAY: Duration = Duration::from_secs(5);
-/// How many requests may fail before a car gives up opening its session.
-const OPENINGS: u32 = 20;
-/// The most cars: each is a thread with connections of its own.
-const MOST: usize = 500;
 
 /// Drive cars past the nodes of a testnet that runs, and show what they see
 #[derive(Debug, clap::Args)]
@@ -33,7 +29,7 @@ pub struct Drive {
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     lasts: Option<Duration>,
     /// Requests a second of each car
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_REQUESTS)))]
     rate: u32,
     /// Metres a second; the nodes stand 500 m apart
     #[arg(long, default_value_t = 25.0, value_name = "M", value_parser = speed)]
@@ -42,7 +38,7 @@ pub struct Drive {
     #[arg(long, default_value = "counter", value_name = "NAME")]
     service: String,
     /// Incompressible bytes that each session's container holds, so that it has something to carry
-    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    #[arg(long, default_value_t = 0, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=MOST_STATE))]
     state_bytes: u64,
     /// Where the live page is served
     #[arg(long, default_value = web::LISTEN, value_name = "ADDR:PORT")]
@@ -93,17 +89,16 @@ pub async fn run(drive: Drive, testnet: &Testnet) -> Result<()> {
         }
     }
     let took = begin.elapsed();
-    let (mut seen, mut broken) = (Vec::new(), Vec::new());
-    for (name, car) in fleet.finish().await {
-        match car {
-            Ok(car) => seen.push(car.records),
-            Err(error) => broken.push(format!("{name}: {error:#}")),
-        }
-    }
-    let tally = FleetTally::of(seen.iter().map(Vec::as_slice));
+    let cars = tokio::select! {
+        cars = fleet.finish() => cars,
+        // A request that is under way may take as long as a car has patience; whoever presses twice has none.
+        _ = tokio::signal::ctrl_c() => std::process::exit(130),
+    };
+    let (seen, broken) = part(cars);
+    let tally = FleetTally::of(seen.iter().map(|car| car.records.as_slice()));
     teller.say(&format!(
-        "all answers are in: {tally}; {:.2} moves a second",
-        tally.moves as f64 / took.as_secs_f64()
+        "all answers are in: {tally}; {:.2} changes a second",
+        tally.changes as f64 / took.as_secs_f64()
     ));
     if let Some(file) = &drive.json {
         let value = json!({"seconds": took.as_secs_f64(), "cars": tally, "broken": broken});
@@ -143,9 +138,11 @@ fn plans(drive: &Drive, state: &State) -> Result<Vec<(String, CarPlan)>> {
 
 fn speed(text: &str) -> Result<f64, String> {
     let speed: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if speed > 0.0 && speed <= 100.0 {
+    if speed > 0.0 && speed <= FASTEST {
         Ok(speed)
     } else {
-        Err("a speed lies above 0 and is at most 100: nodes do not believe in faster cars".to_owned())
+        Err(format!(
+            "a speed lies above 0 and is at most {FASTEST}: nodes do not believe in faster cars"
+        ))
     }
 }

@@ -14,6 +14,9 @@ use crate::hosts::Seat;
 /// How often a wait looks.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The most cars: each is a thread with connections of its own.
+pub const MOST: usize = 500;
+
 /// Cars by their names.
 pub struct Fleet {
     cars: Vec<(String, Car)>,
@@ -45,8 +48,9 @@ pub struct FleetTally {
     pub interrupted: u64,
     /// Under way.
     pub open: u64,
-    /// How often two successes of a car in a row came from two nodes: its session was handed over between them.
-    pub moves: u64,
+    /// How often two successes of a car in a row came from two nodes. An oracle counts the moves of a session; a car may
+    /// ask twice within two of them.
+    pub changes: u64,
     /// Half of all requests were over within this, in milliseconds.
     pub median_ms: f64,
     /// Ninety-nine of a hundred were, in milliseconds.
@@ -100,8 +104,11 @@ impl Fleet {
 
     /// What they have seen so far.
     pub fn tally(&self) -> FleetTally {
-        let seen: Vec<Vec<Record>> = self.cars.iter().map(|(_, car)| car.records()).collect();
-        FleetTally::of(seen.iter().map(Vec::as_slice))
+        let mut counting = Counting::default();
+        for (_, car) in &self.cars {
+            car.look(|records| counting.add(records));
+        }
+        counting.tally()
     }
 
     /// Cars that an error has ended.
@@ -132,29 +139,58 @@ impl Fleet {
     }
 }
 
+/// The cars that drove to the end, and why the others did not.
+pub(crate) fn part(cars: Vec<(String, Result<Seen>)>) -> (Vec<Seen>, Vec<String>) {
+    let (mut seen, mut broken) = (Vec::new(), Vec::new());
+    for (name, car) in cars {
+        match car {
+            Ok(car) => seen.push(car),
+            Err(error) => broken.push(format!("{name}: {error:#}")),
+        }
+    }
+    (seen, broken)
+}
+
 impl FleetTally {
     /// Over the records of some cars.
     pub fn of<'a>(cars: impl Iterator<Item = &'a [Record]>) -> FleetTally {
-        let (mut tally, mut waits) = (FleetTally::default(), Vec::new());
-        for records in cars {
-            tally.cars += 1;
-            let mut served = None;
-            for record in records {
-                tally.sent += 1;
-                tally.ok += u64::from(record.ok());
-                tally.failed += u64::from(record.failed());
-                tally.interrupted += u64::from(record.interrupted());
-                tally.open += u64::from(record.done_ms.is_none());
-                waits.extend(record.latency_ms());
-                if let Some(reason) = record.reason() {
-                    *tally.reasons.entry(reason).or_default() += 1;
-                }
-                if let Some(node) = record.node.as_deref().filter(|_| record.ok()) {
-                    tally.moves += u64::from(served.is_some_and(|before| before != node));
-                    served = Some(node);
-                }
+        let mut counting = Counting::default();
+        cars.for_each(|records| counting.add(&mut records.iter()));
+        counting.tally()
+    }
+}
+
+/// A tally on its way: one car after the other.
+#[derive(Default)]
+struct Counting {
+    tally: FleetTally,
+    waits: Vec<f64>,
+}
+
+impl Counting {
+    fn add<'a>(&mut self, records: &mut dyn Iterator<Item = &'a Record>) {
+        let tally = &mut self.tally;
+        tally.cars += 1;
+        let mut served: Option<&str> = None;
+        for record in records {
+            tally.sent += 1;
+            tally.ok += u64::from(record.ok());
+            tally.failed += u64::from(record.failed());
+            tally.interrupted += u64::from(record.interrupted());
+            tally.open += u64::from(record.done_ms.is_none());
+            self.waits.extend(record.latency_ms());
+            if let Some(reason) = record.reason() {
+                *tally.reasons.entry(reason).or_default() += 1;
+            }
+            if let Some(node) = record.node.as_deref().filter(|_| record.ok()) {
+                tally.changes += u64::from(served.is_some_and(|before| before != node));
+                served = Some(node);
             }
         }
+    }
+
+    fn tally(self) -> FleetTally {
+        let Counting { mut tally, mut waits } = self;
         waits.sort_by(f64::total_cmp);
         let at = |hundredths: usize| waits.get(waits.len() * hundredths / 100).copied().unwrap_or(0.0);
         (tally.median_ms, tally.p99_ms) = (at(50), at(99));
@@ -167,13 +203,13 @@ impl fmt::Display for FleetTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cars: {} sent, {} answered, {} failed, {} under way; {} moves; median {:.1} ms, 99 % {:.0} ms, worst {:.0} ms",
+            "{} cars: {} sent, {} answered, {} failed, {} under way; {} changes of node; median {:.1} ms, 99 % {:.0} ms, worst {:.0} ms",
             self.cars,
             self.sent,
             self.ok,
             self.failed,
             self.open,
-            self.moves,
+            self.changes,
             self.median_ms,
             self.p99_ms,
             self.max_ms
@@ -199,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_are_seen_in_what_successes_say() {
+    fn changes_are_seen_in_what_successes_say() {
         let one = [
             record(1, Some(200), "a"),
             record(2, Some(503), "c"),
@@ -214,7 +250,7 @@ mod tests {
             (tally.cars, tally.sent, tally.ok, tally.failed, tally.open),
             (3, 8, 6, 1, 1)
         );
-        assert_eq!((tally.moves, tally.median_ms, tally.max_ms), (2, 2.0, 6.0));
+        assert_eq!((tally.changes, tally.median_ms, tally.max_ms), (2, 2.0, 6.0));
         assert_eq!(tally.reasons, BTreeMap::from([("503 ".to_owned(), 1)]));
     }
 }

@@ -21,6 +21,6 @@ mod report;
 mod serve;
 
 pub use process::Oracle;
-pub use report::Reporter;
+pub use report::{Hears, Reporter};
 pub(crate) use serve::now_ns;
 pub use serve::serve;

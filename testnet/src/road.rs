@@ -1,5 +1,7 @@
 //! The road: nodes along a straight line from west to east, and positions on it.
 
+use anyhow::{Context, Result, bail};
+
 /// Metres between two neighbouring nodes.
 pub const SPACING_M: f64 = 500.0;
 /// What each node covers: neighbours overlap a little.
@@ -21,6 +23,23 @@ pub fn location(metres: f64) -> (f64, f64) {
         latitude,
         longitude + metres / (METRES_PER_DEGREE * latitude.to_radians().cos()),
     )
+}
+
+/// A place by its latitude and longitude in degrees, as they are written.
+///
+/// # Errors
+/// One of them is no number, or lies beyond the Earth's.
+pub fn place(latitude: &str, longitude: &str) -> Result<(f64, f64)> {
+    let degrees = |text: &str, most: f64| -> Result<f64> {
+        let value: f64 = text.trim().parse().with_context(|| format!("{text:?}"))?;
+        if value.abs() <= most {
+            Ok(value)
+        } else {
+            bail!("{text} does not lie between -{most} and {most} degrees")
+        }
+    };
+    let latitude = degrees(latitude, 90.0).context("latitude")?;
+    Ok((latitude, degrees(longitude, 180.0).context("longitude")?))
 }
 
 /// How far along the road a place is, in metres: what [`location`] came from.

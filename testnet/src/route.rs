@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-use crate::road::distance_m;
+use crate::road::{distance_m, place};
 
 /// The first line of a table of routes.
 const HEADER: &str = "time,id,lat,lon";
+
+/// The latest time of a table, in seconds.
+const LATEST: f64 = 1e9;
 
 /// Seconds since the start, and latitude and longitude in degrees.
 type Point = (f64, (f64, f64));
@@ -106,23 +109,14 @@ fn row(line: &str) -> Result<(&str, Point)> {
     let [time, id, latitude, longitude] = words[..] else {
         bail!("{line:?} has not four columns ({HEADER})");
     };
-    let number = |what: &str, text: &str, most: f64, least: f64| -> Result<f64> {
-        let value: f64 = text.parse().with_context(|| format!("{what} {text:?}"))?;
-        if (least..=most).contains(&value) {
-            Ok(value)
-        } else {
-            bail!("{what} {text} does not lie between {least} and {most}")
-        }
-    };
     if id.is_empty() {
         bail!("the id is empty");
     }
-    let at = number("time", time, 1e9, 0.0)?;
-    let place = (
-        number("lat", latitude, 90.0, -90.0)?,
-        number("lon", longitude, 180.0, -180.0)?,
-    );
-    Ok((id, (at, place)))
+    let at: f64 = time.parse().with_context(|| format!("time {time:?}"))?;
+    if !(0.0..=LATEST).contains(&at) {
+        bail!("the time {time} does not lie between 0 and {LATEST} seconds");
+    }
+    Ok((id, (at, place(latitude, longitude)?)))
 }
 
 #[cfg(test)]

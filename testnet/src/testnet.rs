@@ -249,6 +249,13 @@ impl Testnet {
         })
     }
 
+    /// Whether a host's node is there: it was started and has not ended, in whichever way.
+    pub fn node_runs(&self, number: usize) -> bool {
+        let host = self.state.host(number).ok();
+        host.and_then(|host| host.node)
+            .is_some_and(|process| process.alive())
+    }
+
     /// Waits until a host's node serves.
     ///
     /// # Errors

@@ -11,7 +11,8 @@
 //! ```
 //! The log also tells each start and each orderly stop: "start INSTANCE UNIX_NS US", "stop INSTANCE UNIX_NS
 //! US", with the time that it took. A line is one write(2) and is not synced, as with any such service: a killed
-//! process loses nothing of it, a machine without power may. Where an oracle is named (`oracle`), it is told first.
+//! process loses nothing of it, a machine without power may. Where an oracle is named (`oracle`), it is told first. A run that
+//! has ended answers nothing, reads neither.
 
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
@@ -195,6 +196,10 @@ impl Counter {
                 .find_map(|(_, value)| value.parse().ok())
         };
         let reads = matches!(head.method, Method::GET | Method::HEAD);
+        let lives = self.state().lives();
+        if reads && let Err(error) = lives {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+        }
         match (&head.method, path) {
             (&Method::POST, "/" | "/slow") => {
                 let in_header = head.headers.get("x-number").and_then(|value| value.to_str().ok());

@@ -12,7 +12,8 @@
 //! The epoch is that for which the container was made: one that is handed back keeps it.
 //!
 //! A socket in the file system and no address, because it has to be reached from a node whose links are cut: what such a
-//! node does is what the oracle is for. For the same reason a run that cannot tell it does not answer either.
+//! node does is what the oracle is for. For the same reason a run that could not tell it something answers nothing any more.
+//! Reads change nothing and are not told.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -74,11 +75,13 @@ impl Oracle {
         let (Some(socket), Some(session)) = (&spec.oracle, spec.labels.get(LABEL_SESSION)) else {
             return Ok(None);
         };
+        let epoch = epoch_of(&spec.name)
+            .ok_or_else(|| io::Error::other(format!("{:?} is no session's container", spec.name)))?;
         let stream = connect(socket)?;
         Ok(Some(Self {
             stream,
             session: session.clone(),
-            epoch: epoch_of(&spec.name).unwrap_or(0),
+            epoch,
             container: spec.name.clone(),
             instance: instance.to_owned(),
         }))

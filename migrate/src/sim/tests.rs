@@ -192,6 +192,9 @@ async fn a_run_tells_an_oracle_before_it_answers_and_does_not_answer_without_it(
         refused += usize::from(ask(at, "POST", "/", &number.to_string()).await.unwrap().0 == 503);
     }
     assert_eq!(refused, 10);
+    for path in ["/count", "/log", "/", "/healthz"] {
+        assert_eq!(ask(at, "GET", path, "").await.unwrap().0, 503, "{path}");
+    }
     sim.stop(&name, StopSignal::SigKill, GRACE).await.unwrap();
     // It is not there at the start.
     let started = sim.start(&name).await.unwrap();

@@ -18,12 +18,13 @@ use super::layer::{Floor, Layer};
 use super::pipe;
 use super::plan::{Method, Turn};
 use super::registry::{pull, push};
-use super::ride::{Ride, unix_ms};
+use super::ride::Ride;
 use super::row::{self, Run};
 use super::site::Site;
 use super::{AFTER, QUIET};
 use crate::engine::Engine;
 use crate::service_log::ServiceLog;
+use crate::teller::unix_ms;
 
 /// Where the service listens on its host.
 const PORT: u16 = 8090;

@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::figures::Gap;
 use super::layer::{Floor, Layer};
 use super::plan::Turn;
-use super::ride::{Ride, unix_ms};
+use super::ride::Ride;
 use super::row::{self, Run};
 use super::site::Site;
 use super::{AFTER, QUIET};
 use crate::node::Node;
 use crate::reports;
 use crate::service_log::ServiceLog;
+use crate::teller::unix_ms;
 
 /// The session of the car beside it.
 const TRAFFIC: &str = "counter";

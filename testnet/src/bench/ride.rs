@@ -1,7 +1,7 @@
 //! The cars of a run: one whose container moves, and one beside it whose requests cross the same link.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::Method;
@@ -264,10 +264,4 @@ impl Seen {
         let numbers = |records: Vec<&Record>| records.iter().map(|record| record.number).collect();
         (numbers(ok), numbers(failed))
     }
-}
-
-/// The wall clock, in milliseconds since 1970.
-pub(super) fn unix_ms() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64() * 1000.0)
 }

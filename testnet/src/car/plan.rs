@@ -1,11 +1,20 @@
 //! What a car is told to do.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
+use crate::oracle::Hears;
 use crate::road::stand;
 use crate::route::Route;
 use crate::state::State;
+
+/// The most requests a second: each is a task of its own.
+pub const MOST_REQUESTS: u32 = 1000;
+/// The highest speed, metres a second: nodes do not believe in faster cars.
+pub const FASTEST: f64 = 100.0;
+/// The most bytes that a session's container holds from the start: the counter takes no more at a time.
+pub const MOST_STATE: u64 = 1 << 30;
+/// How many requests may fail before a car of many gives up opening its session.
+pub const OPENINGS: u32 = 20;
 
 /// What a car does.
 #[derive(Clone, Debug)]
@@ -28,8 +37,8 @@ pub struct CarPlan {
     pub openings: u32,
     /// Incompressible bytes that its session's container holds from the start, on top of what it writes.
     pub state_bytes: u64,
-    /// The socket of the oracle that hears what the car was told is done.
-    pub oracle: Option<PathBuf>,
+    /// The oracle that hears what the car was told is done.
+    pub oracle: Option<Hears>,
 }
 
 impl CarPlan {

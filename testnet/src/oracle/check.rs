@@ -25,16 +25,33 @@ impl Check {
     pub fn ok(&self) -> bool {
         self.violations.is_empty()
     }
+
+    /// What holds of nothing says nothing.
+    fn of_something(mut self, of: usize) -> Check {
+        if of == 0 {
+            self.violations.push("nothing was seen".to_owned());
+        }
+        self
+    }
 }
+
+/// How much later than it happened the oracle may see that an instance is gone. Whoever is woken by a closed connection is
+/// woken later on a machine that is busy; a stop, and each answer, come with the instance's own time.
+pub const LATE_NS: u64 = 250_000_000;
 
 /// All checks that an oracle's records allow.
 pub fn all(history: &History) -> Vec<Check> {
-    vec![
-        overlaps(history),
-        counters(history),
-        lost(history),
-        answers(history),
+    let runs = history.runs().count();
+    let heard = history.acknowledged.len();
+    [
+        (overlaps(history), runs),
+        (epochs(history), runs),
+        (counters(history), runs),
+        (lost(history), heard),
+        (answers(history), heard),
     ]
+    .map(|(check, of)| check.of_something(of))
+    .into()
 }
 
 /// A session and an instance, as short as they are told apart.
@@ -50,24 +67,38 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// No two instances of a session answer in overlapping intervals. An interval is from the start to whatever was last
-/// heard: the program has not run before, and nobody is answered after.
+/// Until when a run may have answered: its orderly stop, or else until it was gone, as early as that may have been; and in any
+/// case as long as it was heard of.
+fn until_ns(run: &Run) -> u64 {
+    let quiet = match (run.stop, run.gone_ns) {
+        (Some((stop_ns, _)), _) => stop_ns,
+        (None, Some(gone_ns)) => gone_ns.saturating_sub(LATE_NS),
+        (None, None) => u64::MAX,
+    };
+    quiet.max(run.end_ns())
+}
+
+/// No two instances of a session answer in overlapping intervals. An interval is from the start, before which the program has
+/// not run, to an orderly stop or the end of its process: one that says nothing may answer nevertheless.
 fn overlaps(history: &History) -> Check {
     let mut violations = Vec::new();
     for (session, runs) in &history.sessions {
         let mut latest: Option<&Run> = None;
         for run in runs {
-            if let Some(other) = latest.filter(|other| other.end_ns() > run.start_ns) {
-                let by = seconds(other.end_ns() - run.start_ns);
+            if let Some(other) = latest.filter(|other| until_ns(other) > run.start_ns) {
+                let ended = match until_ns(other) {
+                    u64::MAX => "has not ended".to_owned(),
+                    end => format!("ended {:.6} s later", seconds(end - run.start_ns)),
+                };
                 violations.push(format!(
-                    "{} started {by:.6} s before instance {} (process {}) was last heard of",
+                    "{} started, and instance {} (process {}) before it {ended}",
                     name(session, run),
                     other.instance,
                     other.pid
                 ));
             }
             latest = match latest {
-                Some(other) if other.end_ns() >= run.end_ns() => Some(other),
+                Some(other) if until_ns(other) >= until_ns(run) => Some(other),
                 _ => Some(run),
             };
         }
@@ -75,7 +106,36 @@ fn overlaps(history: &History) -> Check {
     let (sessions, runs) = (history.sessions.len(), history.runs().count());
     Check {
         name: "no two instances of a session answer at one time",
-        seen: format!("{runs} runs of {sessions} sessions"),
+        seen: format!(
+            "{runs} runs of {sessions} sessions, heard of within {:.0} ms",
+            history.lag_ns as f64 / 1e6
+        ),
+        violations,
+    }
+}
+
+/// Whoever answers answers for an epoch of its own, and for a later one than all before.
+fn epochs(history: &History) -> Check {
+    let mut violations = Vec::new();
+    for (session, runs) in &history.sessions {
+        let mut latest: Option<&Run> = None;
+        for run in runs.iter().filter(|run| !run.answers.is_empty()) {
+            let other = latest.filter(|other| other.container != run.container && other.epoch >= run.epoch);
+            violations.extend(other.map(|other| {
+                format!(
+                    "{} answered, and instance {} of epoch {} in another container before it",
+                    name(session, run),
+                    other.instance,
+                    other.epoch
+                )
+            }));
+            latest = Some(run);
+        }
+    }
+    let answering = history.runs().filter(|run| !run.answers.is_empty()).count();
+    Check {
+        name: "each container answers for an epoch of its own, and epochs rise",
+        seen: format!("{answering} runs that answered"),
         violations,
     }
 }
@@ -112,8 +172,9 @@ fn counters(history: &History) -> Check {
                     say(format!("it counted {} after {count}", answer.count));
                 }
                 count = answer.count;
-                if !numbers.insert(answer.number) {
-                    say(format!("number {} was answered a second time", answer.number));
+                // It may have been written by one that was killed before it told so.
+                if run.found.contains(&answer.number) || !numbers.insert(answer.number) {
+                    say(format!("number {} was counted a second time", answer.number));
                 }
             }
             if let Some((_, left)) = run.stop.filter(|(_, left)| *left != count) {
@@ -130,7 +191,8 @@ fn counters(history: &History) -> Check {
     }
 }
 
-/// Whatever an instance has answered the next one finds, and whatever a car was told is done is in the state in the end.
+/// Whatever an instance has answered the next one finds, and whatever a car was told is done is in the state in the end: by what
+/// the last one told, which [`in_the_end`] holds against the disk.
 fn lost(history: &History) -> Check {
     let mut states: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
     let mut session_of: BTreeMap<&str, &str> = BTreeMap::new();
@@ -202,35 +264,88 @@ fn answers(history: &History) -> Check {
     }
 }
 
-/// In the end each session runs once, and the engine of the node that it runs in lists its container.
+/// Whatever a car was told, one session told it; and each of these cars was told something.
+pub fn one_session<'a>(history: &History, cars: impl Iterator<Item = &'a str>) -> Check {
+    let mut session_of: BTreeMap<&str, &str> = BTreeMap::new();
+    for (session, runs) in &history.sessions {
+        session_of.extend(runs.iter().map(|run| (run.instance.as_str(), session.as_str())));
+    }
+    let mut sessions: BTreeMap<&str, BTreeSet<&str>> = cars.map(|car| (car, BTreeSet::new())).collect();
+    let count = sessions.len();
+    for told in &history.acknowledged {
+        // An instance that nobody knows is another check's.
+        let session = session_of.get(told.instance.as_str()).copied();
+        sessions
+            .entry(&told.car)
+            .or_default()
+            .insert(session.unwrap_or("of nobody"));
+    }
+    let wrong = sessions.iter().filter(|(_, sessions)| sessions.len() != 1);
+    Check {
+        name: "each car has one session",
+        seen: format!("{count} cars"),
+        violations: wrong
+            .map(|(car, sessions)| format!("{car} was answered by {} sessions: {sessions:?}", sessions.len()))
+            .collect(),
+    }
+    .of_something(count)
+}
+
+/// In the end each session runs once, and the engine of the node that it runs in lists its container, whose state on the disk
+/// is the one that it told of. No list has a session's container that was started and not heard of.
 pub fn in_the_end(history: &History, listed: &[Listed]) -> Check {
     let mut violations = Vec::new();
+    let strange = listed
+        .iter()
+        .filter(|one| one.started && !history.sessions.contains_key(&one.session));
+    violations.extend(strange.map(|one| {
+        format!(
+            "node {} lists {} of session {}, which nobody told of",
+            one.node, one.container, one.session
+        )
+    }));
     for (session, runs) in &history.sessions {
-        let live: Vec<&Run> = runs.iter().filter(|run| !run.gone).collect();
+        let live: Vec<&Run> = runs.iter().filter(|run| run.gone_ns.is_none()).collect();
         let [run] = live[..] else {
             let short: String = session.chars().take(12).collect();
             violations.push(format!("session {short}: {} instances run", live.len()));
             continue;
         };
-        let there = listed.iter().any(|one| {
+        let there = listed.iter().find(|one| {
             one.pid == Some(run.pid)
                 && one.container == run.container
                 && one.session == *session
                 && one.started
         });
-        if !there {
-            let container = &run.container;
-            violations.push(format!(
-                "{}: no list of its node has {container}",
-                name(session, run)
-            ));
-        }
+        let wrong = match there {
+            None => Some(format!("no list of its node has {}", run.container)),
+            Some(there) => differs(run, &there.numbers),
+        };
+        violations.extend(wrong.map(|wrong| format!("{}: {wrong}", name(session, run))));
     }
     Check {
-        name: "in the end each session runs once, where an engine lists it",
+        name: "in the end each session runs once, where an engine lists it, with the state that it told of",
         seen: format!("{} sessions, {} containers", history.sessions.len(), listed.len()),
         violations,
     }
+    .of_something(history.sessions.len())
+}
+
+/// What is wrong with the state on a container's disk, by what its run has told of it.
+fn differs(run: &Run, numbers: &Result<Vec<u64>, String>) -> Option<String> {
+    let numbers = match numbers {
+        Ok(numbers) => numbers,
+        Err(error) => return Some(error.clone()),
+    };
+    let (told, there) = (run.state(), BTreeSet::from_iter(numbers.iter().copied()));
+    if there.len() != numbers.len() {
+        let twice = numbers.len() - there.len();
+        return Some(format!("{twice} numbers are on its disk once more"));
+    }
+    let missing: Vec<&u64> = told.difference(&there).collect();
+    let more: Vec<&u64> = there.difference(&told).collect();
+    (!missing.is_empty() || !more.is_empty())
+        .then(|| format!("on its disk {missing:?} is missing, and {more:?} is there untold"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub struct History {
     pub acknowledged: Vec<Acknowledged>,
     /// What fits nowhere: nobody could have told it who keeps to the rules.
     pub misfits: Vec<String>,
+    /// The longest that a report lay unread, in nanoseconds: so late the oracle may know of an end, too.
+    pub lag_ns: u64,
 }
 
 /// One run of a container's program.
@@ -36,8 +38,8 @@ pub struct Run {
     pub answers: Vec<Answered>,
     /// Its orderly stop, if it had one: when, and how many numbers it left.
     pub stop: Option<(u64, u64)>,
-    /// It has ended, in whichever way.
-    pub gone: bool,
+    /// When the oracle saw that it has ended, in whichever way; none as long as it has not.
+    pub gone_ns: Option<u64>,
 }
 
 /// One answer.
@@ -54,6 +56,8 @@ pub struct Answered {
 /// What a car was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
+    /// The car's name.
+    pub car: String,
     /// The run that the answer named.
     pub instance: String,
     /// The count that the answer named.
@@ -92,6 +96,9 @@ impl History {
         let mut runs: BTreeMap<String, (String, Run)> = BTreeMap::new();
         for entry in entries {
             history.take(entry, &mut runs);
+            if let Report::Answer { time_ns, .. } | Report::Stop { time_ns, .. } = &entry.report {
+                history.lag_ns = history.lag_ns.max(entry.at_ns.saturating_sub(*time_ns));
+            }
         }
         for (session, run) in runs.into_values() {
             history.sessions.entry(session).or_default().push(run);
@@ -123,7 +130,7 @@ impl History {
                     found: numbers.iter().flat_map(|(first, last)| *first..=*last).collect(),
                     answers: Vec::new(),
                     stop: None,
-                    gone: false,
+                    gone_ns: None,
                 };
                 if runs.insert(instance.clone(), (session.clone(), run)).is_some() {
                     self.misfits.push(format!("instance {instance} started twice"));
@@ -155,17 +162,19 @@ impl History {
                 _ => self.misfit("stopped", session, instance),
             },
             Report::Acknowledged {
+                car,
                 instance,
                 count,
                 number,
             } => self.acknowledged.push(Acknowledged {
+                car: car.clone(),
                 instance: instance.clone(),
                 count: *count,
                 number: *number,
             }),
             Report::Gone { instance } => {
                 if let Some((_, run)) = runs.get_mut(instance) {
-                    run.gone = true;
+                    run.gone_ns.get_or_insert(entry.at_ns);
                 }
             }
             Report::Unreadable { line } => {
@@ -181,14 +190,18 @@ impl History {
         ));
     }
 
-    /// How often a session went on in another container within these times of the kernel's monotonic clock, in
-    /// nanoseconds.
+    /// How often a session went on in a later epoch within these times of the kernel's monotonic clock, in nanoseconds. A
+    /// container that never answered has not gone on with anything: its session's move failed, or came to nothing.
     pub fn moves(&self, begin_ns: u64, end_ns: u64) -> usize {
-        let pairs = self.sessions.values().flat_map(|runs| runs.windows(2));
-        pairs
-            .filter(|pair| pair[0].container != pair[1].container)
-            .filter(|pair| (begin_ns..end_ns).contains(&pair[1].start_ns))
-            .count()
+        let mut moves = 0;
+        for runs in self.sessions.values() {
+            let answering: Vec<&Run> = runs.iter().filter(|run| !run.answers.is_empty()).collect();
+            let on = answering.windows(2).filter(|pair| pair[1].epoch > pair[0].epoch);
+            moves += on
+                .filter(|pair| (begin_ns..end_ns).contains(&pair[1].start_ns))
+                .count();
+        }
+        moves
     }
 
     /// How often a session's container was started again.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::engine::SESSION_LABEL;
+use crate::service_log::ServiceLog;
 use crate::state::State;
 
 /// A container as its engine lists it.
@@ -22,6 +23,8 @@ pub struct Listed {
     pub session: String,
     /// It was started at least once.
     pub started: bool,
+    /// The numbers in its log, in their order; or why it cannot be read.
+    pub numbers: Result<Vec<u64>, String>,
 }
 
 /// All sessions' containers of all nodes with simulated containers: each is a folder of its node.
@@ -33,21 +36,17 @@ pub fn simulated(state: &State) -> Result<Vec<Listed>> {
     for host in &state.hosts {
         let pid = host.node.filter(|node| node.alive()).map(|node| node.pid);
         let folder = state.data_dir(host.number).join("sim");
-        for (container, session, started) in folders(&folder)? {
-            all.push(Listed {
-                node: host.number,
-                pid,
-                container,
-                session,
-                started,
-            });
-        }
+        all.extend(folders(&folder)?.into_iter().map(|found| Listed {
+            node: host.number,
+            pid,
+            ..found
+        }));
     }
     Ok(all)
 }
 
-/// Name, session and whether it was started, of each container in a folder.
-fn folders(folder: &Path) -> Result<Vec<(String, String, bool)>> {
+/// Each session's container in a folder, whosever it is.
+fn folders(folder: &Path) -> Result<Vec<Listed>> {
     let mut found = Vec::new();
     let entries = fs::read_dir(folder).with_context(|| format!("{}", folder.display()))?;
     for entry in entries {
@@ -64,9 +63,22 @@ fn folders(folder: &Path) -> Result<Vec<(String, String, bool)>> {
         else {
             continue;
         };
-        found.push((name.to_owned(), session.to_owned(), path.join("started").exists()));
+        found.push(Listed {
+            node: 0,
+            pid: None,
+            container: name.to_owned(),
+            session: session.to_owned(),
+            started: path.join("started").exists(),
+            numbers: numbers(&path.join("upper/data/log")).map_err(|error| format!("{error:#}")),
+        });
     }
     Ok(found)
+}
+
+/// What the container's program has written down, by the file itself.
+fn numbers(log: &Path) -> Result<Vec<u64>> {
+    let text = fs::read_to_string(log).with_context(|| format!("{}", log.display()))?;
+    Ok(ServiceLog::parse(&text)?.numbers)
 }
 
 #[cfg(test)]
@@ -102,12 +114,24 @@ mod tests {
             }
         }
         fs::create_dir(dir.path().join("half")).unwrap();
+        let data = dir.path().join("blosm-a/upper/data");
+        fs::create_dir_all(&data).unwrap();
+        fs::write(data.join("log"), "start i 1 1\n7 i 2\n7 i 3\nstop i 4 1\n").unwrap();
         let mut found = folders(dir.path()).unwrap();
-        found.sort();
-        let expected = [("blosm-a", "aa", true), ("blosm-b", "bb", false)];
-        assert_eq!(
-            found,
-            expected.map(|(name, session, started)| (name.to_owned(), session.to_owned(), started))
+        found.sort_by(|a, b| a.container.cmp(&b.container));
+        let what: Vec<_> = found
+            .iter()
+            .map(|one| (one.container.as_str(), one.session.as_str(), one.started))
+            .collect();
+        assert_eq!(what, [("blosm-a", "aa", true), ("blosm-b", "bb", false)]);
+        assert_eq!(found[0].numbers, Ok(vec![7, 7]));
+        assert!(found[1].numbers.is_err());
+        fs::write(data.join("log"), "start i 1 1\nseven\n").unwrap();
+        assert!(
+            folders(dir.path())
+                .unwrap()
+                .iter()
+                .all(|one| one.numbers.is_err())
         );
         assert!(folders(&dir.path().join("absent")).is_err());
     }

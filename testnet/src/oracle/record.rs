@@ -70,6 +70,8 @@ pub enum Report {
     },
     /// By a car: it was told that a number is done.
     Acknowledged {
+        /// The car's name.
+        car: String,
         /// The instance that the answer names.
         instance: String,
         /// The count that the answer names.

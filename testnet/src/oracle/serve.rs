@@ -14,6 +14,8 @@ use super::record::{Entry, Report};
 
 /// Longest line that is read: a start tells the spans of all numbers.
 const LONGEST: u64 = 1 << 20;
+/// Of a line that cannot be read so many bytes are kept.
+const SHOWN: usize = 200;
 
 /// Listens at `socket` and writes to `records` whatever is told there, until the process is ended.
 ///
@@ -37,6 +39,29 @@ pub fn serve(socket: &Path, records: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What is told next; none once the connection has ended. A process that was killed may leave half a line, which nobody has
+/// been told anything by: it has no end, and nothing comes after it. Whatever else is no report is one that is unreadable.
+fn next(reader: &mut impl BufRead) -> Option<Report> {
+    let mut line = Vec::new();
+    let read = reader.take(LONGEST).read_until(b'\n', &mut line);
+    let unreadable = |line: String| Some(Report::Unreadable { line });
+    let begin = |line: &[u8]| {
+        let begin = String::from_utf8_lossy(&line[..line.len().min(SHOWN)]);
+        begin.trim_end().to_owned()
+    };
+    if let Err(error) = read {
+        return unreadable(error.to_string());
+    }
+    if !line.ends_with(b"\n") {
+        let too_long = line.len() as u64 == LONGEST;
+        return too_long.then(|| begin(&line)).and_then(unreadable);
+    }
+    match std::str::from_utf8(&line) {
+        Ok(line) => Some(Report::read(line)),
+        Err(_) => unreadable(begin(&line)),
+    }
+}
+
 /// The kernel's monotonic clock, nanoseconds.
 pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -52,14 +77,7 @@ impl Book {
     fn listen(&self, stream: UnixStream, pid: i32) {
         let mut reader = BufReader::new(stream);
         let mut instance = None;
-        loop {
-            let mut line = String::new();
-            let read = (&mut reader).take(LONGEST).read_line(&mut line);
-            // A process that was killed may leave half a line, which nobody has been told anything by.
-            if read.is_err() || !line.ends_with('\n') {
-                break;
-            }
-            let report = Report::read(&line);
+        while let Some(report) = next(&mut reader) {
             if let Some(by) = report.by() {
                 instance = Some(by.to_owned());
             }
@@ -91,5 +109,35 @@ impl Book {
             eprintln!("the records cannot be written: {error:#}");
             std::process::exit(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(mut text: &[u8]) -> Vec<Option<String>> {
+        let mut found = Vec::new();
+        while let Some(report) = next(&mut text) {
+            found.push(match report {
+                Report::Unreadable { line } => Some(line),
+                _ => None,
+            });
+        }
+        found
+    }
+
+    #[test]
+    fn half_a_line_is_a_kill_and_anything_else_that_is_no_report_is_told() {
+        let told = r#"{"what":"stop","session":"s","epoch":2,"instance":"i","count":3,"time_ns":5}"#;
+        assert_eq!(all(b""), []);
+        assert_eq!(all(format!("{told}\n{told}\n").as_bytes()), [None, None]);
+        assert_eq!(all(format!("{told}\n{}", &told[..30]).as_bytes()), [None]);
+        let mut odd = b"\xff\xfe\n".to_vec();
+        odd.extend(format!("{told}\n").as_bytes());
+        assert_eq!(all(&odd), [Some("\u{fffd}\u{fffd}".to_owned()), None]);
+        let longest = usize::try_from(LONGEST).unwrap();
+        let long = all(&vec![b'x'; longest + 1]);
+        assert_eq!(long, [Some("x".repeat(SHOWN))]);
     }
 }

@@ -2,17 +2,26 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use toml::{Spanned, Table};
 
+use crate::car::{FASTEST, MOST_REQUESTS, MOST_STATE};
+use crate::fleet::MOST;
 use crate::hosts::{LinkQuality, MAX_SEATS, Quality, Rate};
+use crate::road::place;
 use crate::route::{self, Route};
-use table::{CarsTable, FaultTable, File, LinkTable, NodeTable, ServiceTable, Time};
+use table::{CarsTable, ChecksTable, FaultTable, File, LinkTable, NodeTable, ServiceTable};
 
-pub use table::{Kind, Limits};
+pub use table::Kind;
+
+/// How long cars drive on afterwards unless the file says so.
+const SETTLE: Duration = Duration::from_secs(20);
+/// They have to: for at least so long, so that each is answered again.
+const SHORTEST_SETTLE: Duration = Duration::from_secs(1);
 
 /// A scenario whose parts fit together.
 #[derive(Clone, Debug)]
@@ -89,6 +98,15 @@ pub struct Cars {
     pub courses: Courses,
 }
 
+/// What a run has to reach, beside what has to hold always.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// At least so many moves a second of all sessions together, as long as things go wrong.
+    pub moves_per_second: Option<f64>,
+    /// At least this share of the requests is answered with a success, 0 to 1.
+    pub answered: Option<f64>,
+}
+
 /// Where cars drive.
 #[derive(Clone, Debug)]
 pub enum Courses {
@@ -153,12 +171,28 @@ impl Scenario {
             return lines.refuse(&file.duration, "it has to last some time");
         }
         let duration = file.duration.get_ref().0;
+        let settle = match &file.settle {
+            Some(settle) if settle.get_ref().0 < SHORTEST_SETTLE => {
+                return lines.refuse(settle, format!("it lasts at least {SHORTEST_SETTLE:?}"));
+            }
+            settle => settle.as_ref().map_or(SETTLE, |settle| settle.get_ref().0),
+        };
         let services = lines.services(file.service)?;
-        let cars = file
-            .cars
-            .into_iter()
-            .map(|cars| lines.cars(cars, &services, &table));
-        let cars = cars.collect::<Result<Vec<_>>>()?;
+        let mut cars = Vec::new();
+        let mut names = BTreeSet::new();
+        for kind in file.cars {
+            let service = kind.service.clone();
+            let kind = lines.cars(kind, &services, &table)?;
+            for name in kind.names(names.len()) {
+                if names.len() == MOST {
+                    return lines.refuse(&service, format!("there are more than {MOST} cars"));
+                }
+                if !names.insert(name.clone()) {
+                    return lines.refuse(&service, format!("there are two cars {name}"));
+                }
+            }
+            cars.push(kind);
+        }
         if cars.is_empty() {
             bail!("nobody drives: it needs at least one [[cars]]");
         }
@@ -166,20 +200,28 @@ impl Scenario {
         Ok(Scenario {
             name: name.to_owned(),
             duration,
-            settle: file.settle.0,
+            settle,
             rate: file.nodes.link,
             settings: file.nodes.settings,
             nodes: lines.places(file.node)?,
-            links: file
-                .link
-                .into_iter()
-                .map(|link| lines.link(link))
-                .collect::<Result<_>>()?,
+            links: lines.links(file.link)?,
             services,
             cars,
             faults: faults.collect::<Result<_>>()?,
-            checks: file.checks,
+            checks: lines.checks(file.checks)?,
         })
+    }
+}
+
+impl Cars {
+    /// What they are called when so many others come before them.
+    pub fn names(&self, before: usize) -> Vec<String> {
+        match &self.courses {
+            Courses::Shuttle { count, .. } => (1..=*count)
+                .map(|index| format!("car{}", before + index))
+                .collect(),
+            Courses::Routes(routes) => routes.iter().map(|(id, _)| id.clone()).collect(),
+        }
     }
 }
 
@@ -235,8 +277,12 @@ impl Lines<'_> {
 
     fn places(&self, tables: Vec<NodeTable>) -> Result<Vec<Place>> {
         let mut places = vec![Place::default(); self.nodes];
+        let mut numbers = BTreeSet::new();
         for table in tables {
             let number = self.node(&table.number)?;
+            if !numbers.insert(number) {
+                return self.refuse(&table.number, format!("there are two tables of node {number}"));
+            }
             if let Some(radius) = table
                 .radius
                 .as_ref()
@@ -246,7 +292,7 @@ impl Lines<'_> {
             }
             let location = table.location.map(|location| {
                 let read = coordinates(location.get_ref());
-                read.or_else(|error| self.refuse(&location, error))
+                read.or_else(|error| self.refuse(&location, format!("{error:#}")))
             });
             places[number - 1] = Place {
                 location: location.transpose()?,
@@ -257,22 +303,45 @@ impl Lines<'_> {
         Ok(places)
     }
 
-    fn link(&self, table: LinkTable) -> Result<Link> {
-        let millis =
-            |time: Option<Time>| time.map_or(0, |time| time.0.as_millis().try_into().unwrap_or(u32::MAX));
-        let quality = Quality {
-            delay_ms: millis(table.delay),
-            jitter_ms: millis(table.jitter),
-            loss: table.loss,
-            cut: false,
-        };
-        Ok(Link {
-            node: self.node(&table.node)?,
-            rate: table.rate,
-            quality: LinkQuality {
-                up: quality,
-                down: quality,
-            },
+    fn links(&self, tables: Vec<LinkTable>) -> Result<Vec<Link>> {
+        let mut links: Vec<Link> = Vec::new();
+        for table in tables {
+            let node = self.node(&table.node)?;
+            if links.iter().any(|link| link.node == node) {
+                return self.refuse(&table.node, format!("there are two tables of node {node}'s link"));
+            }
+            let quality = Quality {
+                delay_ms: table.delay.0,
+                jitter_ms: table.jitter.0,
+                loss: table.loss,
+                cut: false,
+            };
+            links.push(Link {
+                node,
+                rate: table.rate,
+                quality: LinkQuality {
+                    up: quality,
+                    down: quality,
+                },
+            });
+        }
+        Ok(links)
+    }
+
+    fn checks(&self, table: ChecksTable) -> Result<Limits> {
+        if let Some(least) = &table.moves_per_second
+            && !positive(*least.get_ref())
+        {
+            return self.refuse(least, "moves a second lie above 0");
+        }
+        if let Some(share) = &table.answered
+            && !(0.0..=1.0).contains(share.get_ref())
+        {
+            return self.refuse(share, "a share lies between 0 and 1");
+        }
+        Ok(Limits {
+            moves_per_second: table.moves_per_second.map(Spanned::into_inner),
+            answered: table.answered.map(Spanned::into_inner),
         })
     }
 
@@ -290,10 +359,17 @@ impl Lines<'_> {
                 format!("there is no service {wanted}, but {}", names.join(", ")),
             );
         };
-        if *table.rate.get_ref() == 0 {
-            return self.refuse(&table.rate, "a car sends at least one request a second");
+        if !(1..=MOST_REQUESTS).contains(table.rate.get_ref()) {
+            return self.refuse(
+                &table.rate,
+                format!("a car sends 1 to {MOST_REQUESTS} requests a second"),
+            );
         }
-        if service.stateless && table.state_bytes > 0 {
+        let state_bytes = table.state_bytes.as_ref().map_or(0, |bytes| *bytes.get_ref());
+        if let Some(bytes) = table.state_bytes.filter(|_| state_bytes > MOST_STATE) {
+            return self.refuse(&bytes, format!("a container is given at most {MOST_STATE} bytes"));
+        }
+        if service.stateless && state_bytes > 0 {
             return self.refuse(&table.service, "a stateless service has no state_bytes");
         }
         let courses = match (&table.routes, table.count, table.speed) {
@@ -305,11 +381,12 @@ impl Lines<'_> {
             }
             (Some(routes), ..) => return self.refuse(routes, "with routes there is neither count nor speed"),
             (None, Some(count), Some(speed)) => {
-                if !positive(*speed.get_ref()) {
-                    return self.refuse(&speed, "a speed lies above 0 metres a second");
+                if !(positive(*speed.get_ref()) && *speed.get_ref() <= FASTEST) {
+                    let why = format!("a speed lies above 0 and is at most {FASTEST} metres a second");
+                    return self.refuse(&speed, why);
                 }
-                if *count.get_ref() == 0 {
-                    return self.refuse(&count, "at least one car");
+                if !(1..=MOST).contains(count.get_ref()) {
+                    return self.refuse(&count, format!("1 to {MOST} cars"));
                 }
                 Courses::Shuttle {
                     count: count.into_inner(),
@@ -322,7 +399,7 @@ impl Lines<'_> {
             service: service.name.clone(),
             stateless: service.stateless,
             rate: table.rate.into_inner(),
-            state_bytes: table.state_bytes,
+            state_bytes,
             courses,
         })
     }
@@ -332,7 +409,7 @@ impl Lines<'_> {
         if lasts.is_zero() {
             return self.refuse(&table.lasts, "a fault lasts some time");
         }
-        let (between, times) = match (&table.at, &table.between, table.times) {
+        let (between, times) = match (&table.at, &table.between, &table.times) {
             (Some(at), None, None) => ((at.get_ref().0, at.get_ref().0), 1),
             (Some(at), None, Some(_)) => return self.refuse(at, "times is for a fault with between"),
             (None, Some(between), times) => {
@@ -340,7 +417,11 @@ impl Lines<'_> {
                 if first.0 >= last.0 {
                     return self.refuse(between, "the second time is not after the first");
                 }
-                ((first.0, last.0), times.unwrap_or(1))
+                let count = times.as_ref().map_or(1, |times| *times.get_ref());
+                if let Some(times) = times.as_ref().filter(|_| count == 0) {
+                    return self.refuse(times, "a fault happens at least once");
+                }
+                ((first.0, last.0), count)
             }
             _ => return self.refuse(&table.kind, "a fault has either at or between"),
         };
@@ -350,10 +431,17 @@ impl Lines<'_> {
         let nodes = match table.nodes {
             None => (1..=self.nodes).collect(),
             Some(nodes) if nodes.is_empty() => return self.refuse(&table.kind, "nodes is empty"),
-            Some(nodes) => nodes
-                .iter()
-                .map(|number| self.node(number))
-                .collect::<Result<_>>()?,
+            Some(nodes) => {
+                let mut found = Vec::new();
+                for number in &nodes {
+                    let node = self.node(number)?;
+                    if found.contains(&node) {
+                        return self.refuse(number, format!("node {node} is named twice"));
+                    }
+                    found.push(node);
+                }
+                found
+            }
         };
         Ok(Fault {
             line: self.of(&table.kind),
@@ -373,15 +461,7 @@ fn positive(value: f64) -> bool {
 fn coordinates(text: &str) -> Result<(f64, f64)> {
     let wanted = || format!("{text:?}: write latitude and longitude in degrees as \"37.45,126.65\"");
     let (latitude, longitude) = text.split_once(',').with_context(wanted)?;
-    let place: (f64, f64) = (
-        latitude.trim().parse().with_context(wanted)?,
-        longitude.trim().parse().with_context(wanted)?,
-    );
-    if (-90.0..=90.0).contains(&place.0) && (-180.0..=180.0).contains(&place.1) {
-        Ok(place)
-    } else {
-        bail!(wanted())
-    }
+    place(latitude, longitude).with_context(wanted)
 }
 
 #[cfg(test)]

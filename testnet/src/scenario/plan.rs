@@ -65,7 +65,7 @@ pub enum Act {
 
 impl Kind {
     /// How it begins and how it ends.
-    fn acts(self) -> [Act; 2] {
+    pub(super) fn acts(self) -> [Act; 2] {
         match self {
             Kind::Kill => [Act::Kill, Act::Start],
             Kind::Cut => [Act::Cut, Act::Heal],
@@ -123,10 +123,17 @@ impl Plan {
         })
     }
 
-    /// How often something goes wrong in this way.
+    /// How often something is to go wrong in this way.
     pub fn count(&self, kind: Kind) -> usize {
         let [first, _] = kind.acts();
         self.events.iter().filter(|event| event.act == first).count()
+    }
+
+    /// The cars that have a session, by their names.
+    pub fn stateful<'a>(&'a self, scenario: &'a Scenario) -> impl Iterator<Item = &'a str> {
+        let cars = self.cars.iter();
+        cars.filter(|car| !scenario.cars[car.group].stateless)
+            .map(|car| car.name.as_str())
     }
 }
 
@@ -167,24 +174,17 @@ fn draw(fault: &Fault, random: &mut Random) -> Drawn {
 fn cars(scenario: &Scenario, places: &[(f64, f64)], random: &mut Random) -> Result<Vec<PlannedCar>> {
     let mut cars = Vec::new();
     for (group, kind) in scenario.cars.iter().enumerate() {
-        match &kind.courses {
-            Courses::Shuttle { count, speed } => {
-                for index in 0..*count {
+        let names = kind.names(cars.len());
+        for (index, name) in names.into_iter().enumerate() {
+            let route = match &kind.courses {
+                Courses::Shuttle { count, speed } => {
                     // Evenly over the way there and back, and none in step with another.
                     let phase = (index as f64 + random.part()) / *count as f64;
-                    let route = Route::shuttle(places, *speed, phase).context("a road has nodes")?;
-                    cars.push(PlannedCar {
-                        name: format!("car{}", cars.len() + 1),
-                        group,
-                        route,
-                    });
+                    Route::shuttle(places, *speed, phase).context("a road has nodes")?
                 }
-            }
-            Courses::Routes(routes) => cars.extend(routes.iter().map(|(id, route)| PlannedCar {
-                name: id.clone(),
-                group,
-                route: route.clone(),
-            })),
+                Courses::Routes(routes) => routes[index].1.clone(),
+            };
+            cars.push(PlannedCar { name, group, route });
         }
     }
     Ok(cars)
@@ -237,6 +237,25 @@ mod tests {
             act: Act::Cut,
         };
         assert!(one.events.contains(&cut));
+    }
+
+    #[test]
+    fn scenarios_that_come_along_fit_whatever_the_seed() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let counts = |plan: &Plan| [Kind::Kill, Kind::Cut, Kind::Pause].map(|kind| plan.count(kind));
+        for (name, nodes, cars, faults) in [("road", 10, 20, [10, 3, 0]), ("short", 5, 8, [2, 1, 1])] {
+            let scenario = Scenario::read(&folder.join(format!("{name}.toml"))).unwrap();
+            assert_eq!((scenario.nodes.len(), scenario.name.as_str()), (nodes, name));
+            let places: Vec<(f64, f64)> = (1..=nodes).map(|number| location(stand(number))).collect();
+            for seed in 0..200 {
+                let plan = Plan::of(&scenario, &places, seed).unwrap();
+                assert_eq!(
+                    (plan.cars.len(), counts(&plan)),
+                    (cars, faults),
+                    "{name}, seed {seed}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -2,23 +2,25 @@
 
 mod stage;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::file::Scenario;
-use super::plan::Plan;
-use super::strike::{say, strike};
-use super::summary::{Summary, Told};
+use super::plan::{Act, Event, Plan};
+use super::strike::{Struck, say, strike};
+use super::summary::{Moment, Summary, Told};
 use crate::cleanup;
 use crate::fleet::Fleet;
 use crate::oracle::history::History;
-use crate::oracle::{Oracle, listing, now_ns, record};
+use crate::oracle::listing::{self, Listed};
+use crate::oracle::{Oracle, check, record};
 use crate::teller::Teller;
 use crate::testnet::Testnet;
 use crate::web::Web;
@@ -27,6 +29,9 @@ use crate::web::Web;
 const OPENING: Duration = Duration::from_secs(60);
 /// How often it is said how the cars fare.
 const SAY: Duration = Duration::from_secs(10);
+/// How long sessions may still be on their way when the cars have stopped: longer than a move that is given up takes.
+const COME_TO_REST: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Drive cars past nodes of which some are killed, cut off or paused, and hold an oracle's records against the rules
 #[derive(Debug, clap::Args)]
@@ -66,8 +71,9 @@ pub async fn run(options: Run) -> Result<()> {
     let told = Box::pin(tell(&scenario, &plan, &options, &out, &mut testnet, &teller)).await;
     stage::keep_logs(testnet.state(), &out.join("logs"));
     let told = told.with_context(|| format!("the nodes' logs are in {}", out.join("logs").display()))?;
-    testnet.down()?;
-    let left = cleanup::leftovers(&state.id, &state.dir);
+    let down = testnet.down();
+    let mut left = cleanup::leftovers(&state.id, &state.dir);
+    left.extend(down.err().map(|error| format!("{error:#}")));
     let summary = Summary::of(&scenario, options.seed, &plan, told, left);
     write(&out.join("summary.json"), &serde_json::to_value(&summary)?)?;
     println!("\n{summary}");
@@ -82,7 +88,8 @@ pub async fn run(options: Run) -> Result<()> {
     Ok(())
 }
 
-/// Everything between up and down.
+/// Everything between up and down. Once cars drive, whatever fails is told as part of the run: the worst runs are the ones
+/// that have to be judged.
 async fn tell(
     scenario: &Scenario,
     plan: &Plan,
@@ -91,7 +98,8 @@ async fn tell(
     testnet: &mut Testnet,
     teller: &Teller,
 ) -> Result<Told> {
-    let oracle = Oracle::start(&testnet.state().dir, &out.join("oracle.jsonl")).await?;
+    let records = out.join("oracle.jsonl");
+    let oracle = Oracle::start(&testnet.state().dir, &records).await?;
     let services = stage::services(scenario, oracle.socket());
     let spec = stage::spec(scenario, None);
     testnet
@@ -103,47 +111,72 @@ async fn tell(
         Some(listen) => Some(show(listen, testnet, &fleet, teller).await?),
         None => None,
     };
-    fleet.answered(OPENING).await?;
-    teller.say(&format!(
-        "{} cars drive, {} things will be done to nodes",
-        plan.cars.len(),
-        plan.events.len()
-    ));
     let mut stage = Stage {
         begin: Instant::now(),
         said: Instant::now(),
         oracle: &oracle,
         fleet: &fleet,
         teller,
+        course: Course::default(),
     };
-    let begin_ns = now_ns();
-    for event in &plan.events {
-        stage.until(Duration::from_millis(event.at_ms)).await?;
-        strike(testnet, *event)?;
-        teller.say(&say(*event));
+    if let Err(error) = stage.drive(scenario, plan, testnet).await {
+        let error = format!("{error:#}");
+        teller.say(&error);
+        stage.course.failures.push(error);
     }
-    stage.until(scenario.duration).await?;
-    let (end_ns, end_unix_ms) = (now_ns(), unix_ms());
-    for host in &testnet.state().hosts {
-        testnet.wait_ready(host.number).await?;
-    }
-    teller.say("nothing goes wrong any more, and all nodes are ready");
-    let ready_unix_ms = unix_ms();
-    let settled = stage.begin.elapsed().max(scenario.duration) + scenario.settle;
-    stage.until(settled).await?;
+    let mut course = stage.course;
+    let now = Moment::now();
+    let begin = *course.begin.get_or_insert(now);
+    let end = *course.end.get_or_insert(now);
+    let ready = *course.ready.get_or_insert(now);
     let cars = fleet.finish().await;
-    oracle.caught_up().await?;
-    let history = History::of(&record::read(&out.join("oracle.jsonl"))?);
-    let listed = listing::simulated(testnet.state())?;
+    course.look(testnet);
+    let sessions = plan.stateful(scenario).next().is_some();
+    let (history, listed) = read(&oracle, &records, testnet, sessions, &mut course.failures).await;
     Ok(Told {
         cars,
         history,
         listed,
-        begin_ns,
-        end_ns,
-        end_unix_ms,
-        ready_unix_ms,
+        begin,
+        end,
+        ready,
+        struck: course.struck,
+        failures: course.failures,
+        ended: course.ended.into_iter().collect(),
     })
+}
+
+/// What the oracle was told and what the engines list. Sessions may be on their way when the cars stop, and one is read after
+/// the other: both are read until they fit twice, or it is clear that they do not.
+async fn read(
+    oracle: &Oracle,
+    records: &Path,
+    testnet: &Testnet,
+    sessions: bool,
+    failures: &mut Vec<String>,
+) -> (History, Vec<Listed>) {
+    let deadline = Instant::now() + COME_TO_REST;
+    let mut fit = 0;
+    loop {
+        let caught_up = oracle.caught_up().await;
+        let history = record::read(records).map(|entries| History::of(&entries));
+        let listed = listing::simulated(testnet.state());
+        let whole = caught_up.is_ok() && history.is_ok() && listed.is_ok();
+        let errors = [
+            caught_up.err(),
+            history.as_ref().err().map(|error| anyhow!("{error:#}")),
+            listed.as_ref().err().map(|error| anyhow!("{error:#}")),
+        ];
+        let (history, listed) = (history.unwrap_or_default(), listed.unwrap_or_default());
+        let fits = whole && check::in_the_end(&history, &listed).ok();
+        fit = if fits { fit + 1 } else { 0 };
+        let over = Instant::now() > deadline || oracle.check().is_err();
+        if fit == 2 || (whole && !sessions) || over {
+            failures.extend(errors.into_iter().flatten().map(|error| format!("{error:#}")));
+            return (history, listed);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The time that passes while cars drive.
@@ -153,9 +186,89 @@ struct Stage<'a> {
     oracle: &'a Oracle,
     fleet: &'a Fleet,
     teller: &'a Teller,
+    course: Course,
+}
+
+/// What became of the timeline.
+#[derive(Default)]
+struct Course {
+    begin: Option<Moment>,
+    end: Option<Moment>,
+    ready: Option<Moment>,
+    struck: Vec<Struck>,
+    failures: Vec<String>,
+    /// Nodes that were found dead and that nobody had killed.
+    ended: BTreeSet<usize>,
+}
+
+impl Course {
+    /// Looks for nodes that have ended, when none is to be dead.
+    fn look(&mut self, testnet: &Testnet) {
+        let dead = testnet.state().hosts.iter().map(|host| host.number);
+        let dead = dead.filter(|number| !testnet.node_runs(*number));
+        // Of one that was to be started again and was not, its start tells.
+        let known: BTreeSet<usize> = self.down().collect();
+        self.ended.extend(dead.filter(|number| !known.contains(number)));
+    }
+
+    /// Nodes that were killed and not started again.
+    fn down(&self) -> impl Iterator<Item = usize> {
+        let mut last: BTreeMap<usize, Act> = BTreeMap::new();
+        for struck in self.struck.iter().filter(|struck| struck.error.is_none()) {
+            if matches!(struck.event.act, Act::Kill | Act::Start) {
+                last.insert(struck.event.node, struck.event.act);
+            }
+        }
+        last.into_iter()
+            .filter(|(_, act)| *act == Act::Kill)
+            .map(|(node, _)| node)
+    }
 }
 
 impl Stage<'_> {
+    /// From the cars' first answers to the end of the time in which nothing goes wrong any more.
+    async fn drive(&mut self, scenario: &Scenario, plan: &Plan, testnet: &mut Testnet) -> Result<()> {
+        self.fleet.answered(OPENING).await?;
+        self.teller.say(&format!(
+            "{} cars drive, {} things will be done to nodes",
+            plan.cars.len(),
+            plan.events.len()
+        ));
+        (self.begin, self.said) = (Instant::now(), Instant::now());
+        self.course.begin = Some(Moment::now());
+        for event in &plan.events {
+            self.until(Duration::from_millis(event.at_ms)).await?;
+            self.strike(*event, testnet);
+        }
+        self.until(scenario.duration).await?;
+        self.course.end = Some(Moment::now());
+        for host in &testnet.state().hosts {
+            if let Err(error) = testnet.wait_ready(host.number).await {
+                self.course.failures.push(format!("{error:#}"));
+            }
+        }
+        self.teller.say("nothing goes wrong any more");
+        self.course.look(testnet);
+        self.course.ready = Some(Moment::now());
+        let settled = self.begin.elapsed().max(scenario.duration) + scenario.settle;
+        self.until(settled).await
+    }
+
+    fn strike(&mut self, event: Event, testnet: &mut Testnet) {
+        // One that is dead before it is killed was not killed.
+        let signalled = matches!(event.act, Act::Kill | Act::Pause | Act::Resume);
+        if signalled && !testnet.node_runs(event.node) {
+            self.course.ended.insert(event.node);
+        }
+        let error = strike(testnet, event).err().map(|error| format!("{error:#}"));
+        self.teller.say(error.as_deref().unwrap_or(&say(event)));
+        self.course.struck.push(Struck {
+            event,
+            done_ms: self.begin.elapsed().as_secs_f64() * 1000.0,
+            error,
+        });
+    }
+
     /// Waits until so much time has passed since the beginning, and says how the cars fare meanwhile.
     async fn until(&mut self, at: Duration) -> Result<()> {
         let end = self.begin + at;
@@ -178,11 +291,6 @@ async fn show(listen: SocketAddr, testnet: &Testnet, fleet: &Fleet, teller: &Tel
     fleet.views().for_each(|car| web.show(car));
     teller.say(&format!("watch it live: {}", web.url()));
     Ok(web)
-}
-
-fn unix_ms() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64() * 1000.0)
 }
 
 /// The folder, which must be empty or absent, by its whole path: other processes write there.

@@ -1,13 +1,36 @@
 //! Doing to a node what the timeline says.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use super::plan::{Act, Event};
 use crate::testnet::Testnet;
 
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Struck {
+    /// As it was planned.
+    #[serde(flatten)]
+    pub event: Event,
+    /// When it was done, in milliseconds after the beginning.
+    pub done_ms: f64,
+    /// Why it was not.
+    pub error: Option<String>,
+}
+
 /// Does it. A node that is started is not waited for: the timeline goes on.
+///
+/// # Errors
+/// It cannot be done, or has nobody to be done to: a dead process takes any signal.
 pub(super) fn strike(testnet: &mut Testnet, event: Event) -> Result<()> {
     let node = event.node;
+    match event.act {
+        Act::Kill | Act::Pause | Act::Resume if !testnet.node_runs(node) => {
+            bail!("{}: it had ended by itself", say(event));
+        }
+        Act::Start if testnet.node_runs(node) => bail!("{}: it runs", say(event)),
+        _ => {}
+    }
     let done = match event.act {
         Act::Kill => testnet.kill_node(node),
         Act::Start => testnet.spawn_node(node),

@@ -7,15 +7,20 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::file::{Kind, Limits, Scenario};
-use super::plan::Plan;
+use super::plan::{Act, Plan};
+use super::strike::Struck;
 use crate::car::Record;
-use crate::fleet::{FleetTally, Seen};
+use crate::fleet::{FleetTally, Seen, part};
 use crate::oracle::check::{self, Check};
 use crate::oracle::history::History;
 use crate::oracle::listing::Listed;
+use crate::oracle::now_ns;
+use crate::teller::unix_ms;
 
 /// Of the places where something does not hold so many are printed; the file has all.
 const SHOWN: usize = 5;
+/// So many requests of each car, its last ones, have to be answered.
+const LAST: usize = 3;
 
 /// Everything that was seen of a run.
 pub(super) struct Told {
@@ -25,14 +30,36 @@ pub(super) struct Told {
     pub(super) history: History,
     /// The engines' own lists, in the end.
     pub(super) listed: Vec<Listed>,
-    /// The timeline's beginning and end by the kernel's monotonic clock, in nanoseconds.
-    pub(super) begin_ns: u64,
-    /// See `begin_ns`.
-    pub(super) end_ns: u64,
-    /// The timeline's end by the wall clock, in milliseconds since 1970.
-    pub(super) end_unix_ms: f64,
-    /// When all nodes were ready again, likewise.
-    pub(super) ready_unix_ms: f64,
+    /// The timeline's beginning.
+    pub(super) begin: Moment,
+    /// Its end.
+    pub(super) end: Moment,
+    /// When all nodes were ready again.
+    pub(super) ready: Moment,
+    /// What was done to nodes.
+    pub(super) struck: Vec<Struck>,
+    /// What could not be done at all.
+    pub(super) failures: Vec<String>,
+    /// Nodes that had ended and that nobody had killed.
+    pub(super) ended: Vec<usize>,
+}
+
+/// One time by two clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// The kernel's monotonic one, in nanoseconds: an oracle's.
+    pub(super) ns: u64,
+    /// The wall's, in milliseconds since 1970: the cars'.
+    pub(super) unix_ms: f64,
+}
+
+impl Moment {
+    pub(super) fn now() -> Moment {
+        Moment {
+            ns: now_ns(),
+            unix_ms: unix_ms(),
+        }
+    }
 }
 
 /// What a run came to: `summary.json`.
@@ -46,15 +73,17 @@ pub struct Summary {
     pub nodes: usize,
     /// How many cars.
     pub cars: usize,
-    /// How long things went wrong.
+    /// How long things went wrong, as it was measured.
     pub duration_s: f64,
-    /// How often, by kind.
+    /// How often, by kind: those that were really begun.
     pub faults: BTreeMap<Kind, usize>,
+    /// What was done to nodes, when, and with what outcome.
+    pub events: Vec<Struck>,
     /// Sessions that the oracle heard of.
     pub sessions: usize,
     /// Runs of their containers.
     pub runs: usize,
-    /// How often a session went on in another container, during the timeline.
+    /// How often a session went on in a later epoch, during the timeline, by the oracle's records.
     pub moves: usize,
     /// The same each second.
     pub moves_per_second: f64,
@@ -78,18 +107,24 @@ impl Summary {
         };
         let during: Vec<Vec<Record>> = seen
             .iter()
-            .map(|car| within(car, 0.0, told.end_unix_ms))
+            .map(|car| within(car, told.begin.unix_ms, told.end.unix_ms))
             .collect();
         let after: Vec<Vec<Record>> = seen
             .iter()
-            .map(|car| within(car, told.ready_unix_ms, f64::INFINITY))
+            .map(|car| within(car, told.ready.unix_ms, f64::INFINITY))
             .collect();
         let requests = FleetTally::of(during.iter().map(Vec::as_slice));
-        let moves = told.history.moves(told.begin_ns, told.end_ns);
-        let duration_s = scenario.duration.as_secs_f64();
+        let moves = told.history.moves(told.begin.ns, told.end.ns);
+        let duration_s = told.end.ns.saturating_sub(told.begin.ns) as f64 / 1e9;
         let moves_per_second = moves as f64 / duration_s;
-        let mut checks = check::all(&told.history);
-        checks.push(check::in_the_end(&told.history, &told.listed));
+        let mut checks = Vec::new();
+        // Without a session there is nobody whom an oracle would hear.
+        if plan.stateful(scenario).next().is_some() {
+            checks.extend(check::all(&told.history));
+            checks.push(check::one_session(&told.history, plan.stateful(scenario)));
+            checks.push(check::in_the_end(&told.history, &told.listed));
+        }
+        checks.extend(as_planned(plan, &told.struck, told.failures, &told.ended));
         checks.push(served(&seen, &after, broken));
         checks.extend(reached(&scenario.checks, &requests, moves_per_second));
         checks.push(Check {
@@ -97,7 +132,12 @@ impl Summary {
             seen: "processes, namespaces, mounts, control groups, folder".to_owned(),
             violations: left,
         });
-        let kinds = [Kind::Kill, Kind::Cut, Kind::Pause].map(|kind| (kind, plan.count(kind)));
+        let begun = told.struck.iter().filter(|struck| struck.error.is_none());
+        let begun: Vec<Act> = begun.map(|struck| struck.event.act).collect();
+        let kinds = [Kind::Kill, Kind::Cut, Kind::Pause].map(|kind| {
+            let [first, _] = kind.acts();
+            (kind, begun.iter().filter(|act| **act == first).count())
+        });
         Summary {
             scenario: scenario.name.clone(),
             seed,
@@ -105,6 +145,7 @@ impl Summary {
             cars: plan.cars.len(),
             duration_s,
             faults: BTreeMap::from(kinds),
+            events: told.struck,
             sessions: told.history.sessions.len(),
             runs: told.history.runs().count(),
             moves,
@@ -122,35 +163,46 @@ impl Summary {
     }
 }
 
-/// The cars that drove to the end, and why the others did not.
-fn part(cars: Vec<(String, Result<Seen>)>) -> (Vec<Seen>, Vec<String>) {
-    let (mut seen, mut broken) = (Vec::new(), Vec::new());
-    for (name, car) in cars {
-        match car {
-            Ok(car) => seen.push(car),
-            Err(error) => broken.push(format!("{name}: {error:#}")),
-        }
+/// Everything was done that was to be done to nodes, and nothing else happened to them.
+fn as_planned(plan: &Plan, struck: &[Struck], failures: Vec<String>, ended: &[usize]) -> [Check; 2] {
+    let mut violations = failures;
+    violations.extend(struck.iter().filter_map(|struck| struck.error.clone()));
+    let left = plan.events.len().saturating_sub(struck.len());
+    if left > 0 {
+        violations.push(format!("{left} things were not done to nodes any more"));
     }
-    (seen, broken)
+    let done = Check {
+        name: "the run took its course",
+        seen: format!("{} of {} things done to nodes", struck.len(), plan.events.len()),
+        violations,
+    };
+    let alone = Check {
+        name: "no node ended by itself",
+        seen: "before each kill and pause, and in the end".to_owned(),
+        violations: ended.iter().map(|node| format!("node {node}")).collect(),
+    };
+    [done, alone]
 }
 
-/// When all nodes are ready again, each car is answered again.
+/// When all nodes are ready again, each car is answered again, and not by chance.
 fn served(seen: &[Seen], after: &[Vec<Record>], broken: Vec<String>) -> Check {
     let mut violations = broken;
     for (car, records) in seen.iter().zip(after) {
-        if !records.iter().any(Record::ok) {
-            let last = records.iter().rev().find_map(|record| record.error.as_deref());
-            let why = last.unwrap_or("it sent nothing");
+        let last = &records[records.len().saturating_sub(LAST)..];
+        if last.is_empty() || !last.iter().all(Record::ok) {
+            let why = last.iter().rev().find_map(|record| record.error.as_deref());
+            let answered = last.iter().filter(|record| record.ok()).count();
             violations.push(format!(
-                "{}: {} requests, none answered ({why})",
+                "{}: of the last {} requests {answered} were answered ({})",
                 car.name,
-                records.len()
+                last.len(),
+                why.unwrap_or("it sent nothing")
             ));
         }
     }
     Check {
         name: "each car is answered when the faults are over",
-        seen: format!("{} cars", seen.len()),
+        seen: format!("the last {LAST} requests of {} cars", seen.len()),
         violations,
     }
 }
@@ -160,7 +212,7 @@ fn reached(limits: &Limits, requests: &FleetTally, moves_per_second: f64) -> Vec
     let check = |name, what: f64, least: f64| Check {
         name,
         seen: format!("{what:.3}"),
-        violations: (what.is_nan() || what < least)
+        violations: (!what.is_finite() || what < least)
             .then(|| format!("{what:.3} is less than {least}"))
             .into_iter()
             .collect(),
@@ -218,6 +270,7 @@ impl fmt::Display for Summary {
 mod tests {
     use anyhow::anyhow;
 
+    use super::super::plan::Event;
     use super::*;
 
     fn car(name: &str, statuses: &[Option<u16>]) -> Seen {
@@ -240,21 +293,37 @@ mod tests {
         }
     }
 
+    /// Of the stateless service, which no oracle hears of, unless it is another.
     fn summary(limits: &str, cars: Vec<(String, Result<Seen>)>, left: Vec<String>) -> Summary {
-        let text = format!(
-            "duration = \"4s\"\nnodes = {{ count = 2 }}\ncars = [{{ service = \"counter\", count = 2, speed = 1.0, rate = 1 }}]\n[checks]\n{limits}"
-        );
-        let scenario = Scenario::parse("x", &text, |_| Err(anyhow!("none"))).unwrap();
-        let plan = Plan::of(&scenario, &[(37.0, 126.0), (37.0, 126.01)], 3).unwrap();
-        let told = Told {
+        of("echo", "", limits, told(cars), left)
+    }
+
+    fn told(cars: Vec<(String, Result<Seen>)>) -> Told {
+        // The second at which a car starts lies before the beginning.
+        let moment = |seconds: u32| Moment {
+            ns: u64::from(seconds) * 1_000_000_000,
+            unix_ms: f64::from(seconds) * 1000.0,
+        };
+        Told {
             cars,
             history: History::default(),
             listed: Vec::new(),
-            begin_ns: 0,
-            end_ns: 4_000_000_000,
-            end_unix_ms: 5000.0,
-            ready_unix_ms: 6000.0,
-        };
+            begin: moment(2),
+            end: moment(6),
+            ready: moment(7),
+            struck: Vec::new(),
+            failures: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    fn of(service: &str, faults: &str, limits: &str, told: Told, left: Vec<String>) -> Summary {
+        let text = format!(
+            "duration = \"40s\"\nnodes = {{ count = 2 }}\nservice = [{{ name = \"echo\", stateless = true }}, {{ name = \"counter\" }}]\n\
+             cars = [{{ service = \"{service}\", count = 2, speed = 1.0, rate = 1 }}]\n{faults}[checks]\n{limits}"
+        );
+        let scenario = Scenario::parse("x", &text, |_| Err(anyhow!("none"))).unwrap();
+        let plan = Plan::of(&scenario, &[(37.0, 126.0), (37.0, 126.01)], 3).unwrap();
         Summary::of(&scenario, 3, &plan, told, left)
     }
 
@@ -264,12 +333,14 @@ mod tests {
     }
 
     const OK: Option<u16> = Some(200);
+    const NO: Option<u16> = Some(503);
     const SERVED: &str = "each car is answered when the faults are over";
+    const COURSE: &str = "the run took its course";
 
     #[test]
     fn requests_count_for_the_time_in_which_they_were_to_be_sent() {
-        // The fifth falls between the end of the faults and the last node's being ready.
-        let one = car("car1", &[OK, Some(503), OK, OK, Some(503), OK]);
+        // The first was an opening. The sixth falls between the end of the faults and the last node's being ready.
+        let one = car("car1", &[NO, OK, NO, OK, OK, NO, OK]);
         let summary = summary("answered = 0.75", vec![("car1".to_owned(), Ok(one))], Vec::new());
         assert_eq!((summary.requests.sent, summary.requests.ok), (4, 3));
         assert_eq!((summary.settled.sent, summary.settled.ok), (1, 1));
@@ -282,29 +353,32 @@ mod tests {
 
     #[test]
     fn what_was_not_reached_is_told() {
-        let one = || {
-            (
-                "car1".to_owned(),
-                Ok(car("car1", &[OK, OK, OK, Some(503), OK, OK])),
-            )
-        };
+        let one = || ("car1".to_owned(), Ok(car("car1", &[OK, OK, OK, OK, NO, OK, OK])));
         let found = summary("answered = 0.76\nmoves_per_second = 0.1", vec![one()], Vec::new());
         assert_eq!(failed(&found), ["checks.moves_per_second", "checks.answered"]);
-        // Not answered again, and not even under way any more.
-        let silent = car("car2", &[OK, OK, OK, OK, OK, Some(503)]);
+        // Not answered again, and not even under way any more; and one that was answered by chance.
+        let silent = car("car2", &[OK, OK, OK, OK, OK, OK, NO]);
         let broken = ("car3".to_owned(), Err(anyhow!("no session")));
+        let lucky = car("car4", &[OK, OK, OK, OK, OK, OK, NO, OK, NO, OK]);
         let found = summary(
             "",
-            vec![one(), ("car2".to_owned(), Ok(silent)), broken],
+            vec![
+                one(),
+                ("car2".to_owned(), Ok(silent)),
+                broken,
+                ("car4".to_owned(), Ok(lucky)),
+            ],
             Vec::new(),
         );
         assert_eq!(failed(&found), [SERVED]);
         let text = found.to_string();
-        assert!(
-            text.contains("car2: 1 requests, none answered (refused 503)"),
-            "{text}"
-        );
-        assert!(text.contains("car3: no session"), "{text}");
+        for line in [
+            "car2: of the last 1 requests 0 were answered (refused 503)",
+            "car3: no session",
+            "car4: of the last 3 requests 2 were answered (refused 503)",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
         let found = summary("", vec![one()], vec!["process 7".to_owned()]);
         assert_eq!(failed(&found), ["nothing is left on the machine"]);
         // Nobody sent anything: that is no share.
@@ -312,5 +386,59 @@ mod tests {
             failed(&summary("answered = 0.1", Vec::new(), Vec::new())),
             ["checks.answered"]
         );
+    }
+
+    #[test]
+    fn sessions_that_no_oracle_heard_of_are_no_success() {
+        let found = of("counter", "", "", told(Vec::new()), Vec::new());
+        let silent = check::all(&History::default());
+        assert_eq!(found.failed(), silent.len() + 2, "{found}");
+        // A run of no length has no moves a second.
+        let short = Told {
+            end: told(Vec::new()).begin,
+            ..told(Vec::new())
+        };
+        let found = of("echo", "", "moves_per_second = 0.1", short, Vec::new());
+        assert_eq!(failed(&found), ["checks.moves_per_second"]);
+    }
+
+    #[test]
+    fn faults_count_when_they_were_done() {
+        let kill = "[[fault]]\nkind = \"kill\"\nnodes = [2]\nat = \"1s\"\nfor = \"4s\"\n";
+        let struck = |at_ms, act, error: Option<&str>| Struck {
+            event: Event { at_ms, node: 2, act },
+            done_ms: at_ms as f64 + 0.5,
+            error: error.map(str::to_owned),
+        };
+        let run = |struck: Vec<Struck>, ended: Vec<usize>| {
+            let told = Told {
+                struck,
+                ended,
+                ..told(Vec::new())
+            };
+            of("echo", kill, "", told, Vec::new())
+        };
+        let start = || struck(5000, Act::Start, None);
+        let done = run(vec![struck(1000, Act::Kill, None), start()], Vec::new());
+        assert_eq!((failed(&done), done.faults[&Kind::Kill]), (vec![], 1));
+        let event = serde_json::to_value(&done.events[0]).unwrap();
+        assert_eq!(
+            event,
+            serde_json::json!({"at_ms": 1000, "node": 2, "act": "kill", "done_ms": 1000.5, "error": null})
+        );
+        let dead = struck(1000, Act::Kill, Some("it had ended by itself"));
+        let found = run(vec![dead, start()], vec![2]);
+        assert_eq!(
+            (failed(&found), found.faults[&Kind::Kill]),
+            (vec![COURSE, "no node ended by itself"], 0)
+        );
+        // The run broke off.
+        let found = run(vec![struck(1000, Act::Kill, None)], Vec::new());
+        assert_eq!(failed(&found), [COURSE]);
+        let told = Told {
+            failures: vec!["blosm on host 2 is not ready".to_owned()],
+            ..told(Vec::new())
+        };
+        assert_eq!(failed(&of("echo", "", "", told, Vec::new())), [COURSE]);
     }
 }

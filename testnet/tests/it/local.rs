@@ -146,7 +146,7 @@ fn cars_drive_over_a_testnet_that_runs_and_their_sessions_follow() {
         (4, 0, 0),
         "{said}"
     );
-    assert!(count("ok") > 100 && count("moves") > 0, "{said}");
+    assert!(count("ok") > 100 && count("changes") > 0, "{said}");
     // Of a service that nobody declares nobody opens a session.
     let refused = run(
         &[

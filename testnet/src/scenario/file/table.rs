@@ -5,15 +5,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::{Spanned, Table};
 
-use crate::hosts::{Percent, Rate};
+use crate::hosts::{Percent, Rate, millis};
+
+/// No time in a scenario is longer: their sums stay far below what a clock can hold.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) duration: Spanned<Time>,
-    #[serde(default = "settle")]
-    pub(super) settle: Time,
+    pub(super) settle: Option<Spanned<Time>>,
     pub(super) nodes: Nodes,
     #[serde(default)]
     pub(super) node: Vec<NodeTable>,
@@ -26,7 +28,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) fault: Vec<FaultTable>,
     #[serde(default)]
-    pub(super) checks: Limits,
+    pub(super) checks: ChecksTable,
 }
 
 /// `[nodes]`: what is the same for all.
@@ -57,8 +59,10 @@ pub(super) struct NodeTable {
 pub(super) struct LinkTable {
     pub(super) node: Spanned<usize>,
     pub(super) rate: Option<Rate>,
-    pub(super) delay: Option<Time>,
-    pub(super) jitter: Option<Time>,
+    #[serde(default)]
+    pub(super) delay: Wait,
+    #[serde(default)]
+    pub(super) jitter: Wait,
     /// Of a hundred packets.
     #[serde(default)]
     pub(super) loss: Percent,
@@ -87,8 +91,7 @@ pub(super) struct CarsTable {
     pub(super) routes: Option<Spanned<String>>,
     /// Requests a second.
     pub(super) rate: Spanned<u32>,
-    #[serde(default)]
-    pub(super) state_bytes: u64,
+    pub(super) state_bytes: Option<Spanned<u64>>,
 }
 
 /// `[[fault]]`.
@@ -99,7 +102,7 @@ pub(super) struct FaultTable {
     pub(super) nodes: Option<Vec<Spanned<usize>>>,
     pub(super) at: Option<Spanned<Time>>,
     pub(super) between: Option<Spanned<[Time; 2]>>,
-    pub(super) times: Option<usize>,
+    pub(super) times: Option<Spanned<usize>>,
     #[serde(rename = "for")]
     pub(super) lasts: Spanned<Time>,
 }
@@ -117,13 +120,11 @@ pub enum Kind {
 }
 
 /// `[checks]`: what a run has to reach.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// At least so many moves a second of all sessions together, over the whole duration.
-    pub moves_per_second: Option<f64>,
-    /// At least this share of the requests is answered with a success, 0 to 1.
-    pub answered: Option<f64>,
+pub(super) struct ChecksTable {
+    pub(super) moves_per_second: Option<Spanned<f64>>,
+    pub(super) answered: Option<Spanned<f64>>,
 }
 
 /// A time as `500ms`, `30s`, `9m 30s`.
@@ -135,14 +136,26 @@ impl TryFrom<String> for Time {
     type Error = String;
 
     fn try_from(text: String) -> Result<Time, String> {
-        let time = humantime::parse_duration(&text);
-        time.map(Time)
-            .map_err(|error| format!("{text:?} is no time ({error}): write it as 500ms, 30s or 9m 30s"))
+        let time = humantime::parse_duration(&text)
+            .map_err(|error| format!("{text:?} is no time ({error}): write it as 500ms, 30s or 9m 30s"))?;
+        if time > LONGEST {
+            return Err(format!("{text:?} is longer than a week"));
+        }
+        Ok(Time(time))
     }
 }
 
-fn settle() -> Time {
-    Time(Duration::from_secs(20))
+/// What a packet waits: whole milliseconds, `20ms` or `1s`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Wait(pub(super) u32);
+
+impl TryFrom<String> for Wait {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Wait, String> {
+        millis(&text).map(Wait).map_err(|error| format!("{error:#}"))
+    }
 }
 
 fn link() -> Rate {

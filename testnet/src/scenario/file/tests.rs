@@ -147,7 +147,28 @@ fn what_is_wrong_is_told_with_its_line() {
         ("name = \"echo\"", "name = \"counter\"", "two services"),
         ("stateless = true", "stateles = true", "unknown field"),
         ("speed = 27.5", "speed = -1.0", "above 0"),
-        ("count = 20", "count = 0", "at least one car"),
+        ("speed = 27.5", "speed = 100.5", "at most 100"),
+        ("count = 20", "count = 0", "1 to 500 cars"),
+        ("count = 20", "count = 501", "1 to 500 cars"),
+        ("rate = 2\n", "rate = 0\n", "1 to 1000"),
+        ("rate = 2\n", "rate = 1001\n", "1 to 1000"),
+        ("state_bytes = 1000000", "state_bytes = 1073741825", "at most"),
+        ("delay = \"20ms\"", "delay = \"500us\"", "no time"),
+        ("jitter = \"5ms\"", "jitter = \"61s\"", "at most 60 s"),
+        ("settle = \"15s\"", "settle = \"999ms\"", "at least 1s"),
+        (
+            "between = [\"20s\", \"9m 30s\"]",
+            "between = [\"20s\", \"1000y\"]",
+            "longer than a week",
+        ),
+        ("for = \"5s\"", "for = \"8d\"", "longer than a week"),
+        ("times = 10", "times = 0", "at least once"),
+        ("nodes = [3]", "nodes = [3, 3]", "named twice"),
+        ("answered = 0.9", "answered = 95.0", "between 0 and 1"),
+        ("answered = 0.9", "answered = nan", "between 0 and 1"),
+        ("answered = 0.9", "answered = -0.1", "between 0 and 1"),
+        ("moves_per_second = 1.0", "moves_per_second = 0.0", "above 0"),
+        ("moves_per_second = 1.0", "moves_per_second = inf", "above 0"),
         ("service = \"echo\"", "service = \"ech\"", "no service ech"),
         (
             "routes = \"cars.csv\"",
@@ -179,6 +200,30 @@ fn what_is_wrong_is_told_with_its_line() {
         // What serde refuses beside the line of a key is at the table's own line or the one of the key.
         assert!(error.contains(&format!("line {at}")), "{instead}: {error}");
         assert!(error.contains(why), "{instead}: {error}");
+    }
+}
+
+#[test]
+fn whatever_may_be_there_once_is_refused_twice() {
+    for (more, last, why) in [
+        ("[[node]]\nnumber = 2\n", 1, "two tables of node 2"),
+        ("[[link]]\nnode = 3\n", 1, "two tables of node 3's link"),
+        (
+            "[[cars]]\nservice = \"echo\"\nroutes = \"cars.csv\"\nrate = 1\n",
+            1,
+            "two cars bus",
+        ),
+        (
+            "[[cars]]\nservice = \"echo\"\ncount = 490\nspeed = 1.0\nrate = 1\n",
+            1,
+            "more than 500 cars",
+        ),
+    ] {
+        let text = format!("{WHOLE}{more}");
+        let line = WHOLE.matches('\n').count() + 1 + last;
+        let error = format!("{:#}", Scenario::parse("x", &text, table).unwrap_err());
+        assert!(error.contains(&format!("line {line}:")), "{error}");
+        assert!(error.contains(why), "{error}");
     }
 }
 

@@ -6,18 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use toml::{Table, Value};
 
-use crate::car::{CarPlan, Roadside};
+use crate::car::{CarPlan, OPENINGS, Roadside};
 use crate::config::{self, Runtime, SIM_IMAGE};
 use crate::fleet::Fleet;
 use crate::node::Node;
+use crate::oracle::Hears;
 use crate::road::{location, stand};
 use crate::scenario::file::Scenario;
 use crate::scenario::plan::Plan;
 use crate::state::State;
 use crate::testnet::{HostSpec, Spec, Testnet};
 
-/// How many requests may fail before a car gives up opening its session.
-const OPENINGS: u32 = 20;
 /// The variable by which a simulated container learns of the oracle.
 const ORACLE: &str = "ORACLE";
 
@@ -89,7 +88,10 @@ pub(super) fn cars(scenario: &Scenario, plan: &Plan, state: &State, oracle: &Pat
             route: Some(car.route.clone()),
             openings: OPENINGS,
             state_bytes: kind.state_bytes,
-            oracle: (!kind.stateless).then(|| oracle.to_owned()),
+            oracle: (!kind.stateless).then(|| Hears {
+                socket: oracle.to_owned(),
+                car: car.name.clone(),
+            }),
             ..CarPlan::at(&format!("/{}/", kind.service), nodes.clone())
         };
         (car.name.clone(), plan)
