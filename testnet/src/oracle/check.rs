@@ -297,7 +297,7 @@ pub fn in_the_end(history: &History, listed: &[Listed]) -> Check {
     let mut violations = Vec::new();
     let strange = listed
         .iter()
-        .filter(|one| one.started && !history.sessions.contains_key(&one.session));
+        .filter(|one| one.started && one.tells && !history.sessions.contains_key(&one.session));
     violations.extend(strange.map(|one| {
         format!(
             "node {} lists {} of session {}, which nobody told of",

@@ -23,6 +23,8 @@ pub struct Listed {
     pub session: String,
     /// It was started at least once.
     pub started: bool,
+    /// It was made to tell an oracle what it does: those of a service without state are not.
+    pub tells: bool,
     /// The numbers in its log, in their order; or why it cannot be read.
     pub numbers: Result<Vec<u64>, String>,
 }
@@ -69,6 +71,7 @@ fn folders(folder: &Path) -> Result<Vec<Listed>> {
             container: name.to_owned(),
             session: session.to_owned(),
             started: path.join("started").exists(),
+            tells: spec["oracle"].is_string(),
             numbers: numbers(&path.join("upper/data/log")).map_err(|error| format!("{error:#}")),
         });
     }
@@ -91,12 +94,12 @@ mod tests {
         for (name, spec, started) in [
             (
                 "blosm-a",
-                r#"{"name":"blosm-a","labels":{"io.blosm.session":"aa"}}"#,
+                r#"{"name":"blosm-a","labels":{"io.blosm.session":"aa"},"oracle":"/o"}"#,
                 true,
             ),
             (
                 "blosm-b",
-                r#"{"name":"blosm-b","labels":{"io.blosm.session":"bb"}}"#,
+                r#"{"name":"blosm-b","labels":{"io.blosm.session":"bb"},"oracle":null}"#,
                 false,
             ),
             ("shared", r#"{"name":"shared","labels":{}}"#, true),
@@ -121,9 +124,19 @@ mod tests {
         found.sort_by(|a, b| a.container.cmp(&b.container));
         let what: Vec<_> = found
             .iter()
-            .map(|one| (one.container.as_str(), one.session.as_str(), one.started))
+            .map(|one| {
+                (
+                    one.container.as_str(),
+                    one.session.as_str(),
+                    one.started,
+                    one.tells,
+                )
+            })
             .collect();
-        assert_eq!(what, [("blosm-a", "aa", true), ("blosm-b", "bb", false)]);
+        assert_eq!(
+            what,
+            [("blosm-a", "aa", true, true), ("blosm-b", "bb", false, false)]
+        );
         assert_eq!(found[0].numbers, Ok(vec![7, 7]));
         assert!(found[1].numbers.is_err());
         fs::write(data.join("log"), "start i 1 1\nseven\n").unwrap();

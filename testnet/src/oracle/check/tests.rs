@@ -332,6 +332,7 @@ fn in_the_end_a_session_runs_once_where_its_engine_lists_it() {
         container: container.to_owned(),
         session: session.to_owned(),
         started,
+        tells: true,
         numbers: Ok(vec![1, 2, 4, 5, 6]),
     };
     let ok = |reports, listed: &[Listed]| in_the_end(&history(reports), listed).ok();
@@ -360,9 +361,12 @@ fn in_the_end_a_session_runs_once_where_its_engine_lists_it() {
         };
         assert!(!ok(good(), std::slice::from_ref(&wrong)), "{wrong:?}");
     }
-    // A container that was started without being heard of; one that was not is no matter.
-    for (started, holds) in [(true, false), (false, true)] {
-        let strange = listed(Some(9), "c-x", "cccc", started);
+    // A container that was started without being heard of; one that was not, or does not tell, is no matter.
+    for (started, tells, holds) in [(true, true, false), (false, true, true), (true, false, true)] {
+        let strange = Listed {
+            tells,
+            ..listed(Some(9), "c-x", "cccc", started)
+        };
         assert_eq!(ok(good(), &[there.clone(), strange]), holds);
     }
     // Nobody runs it; two do.
