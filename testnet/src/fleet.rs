@@ -168,7 +168,7 @@ struct Counting {
 }
 
 impl Counting {
-    fn add<'a>(&mut self, records: &mut dyn Iterator<Item = &'a Record>) {
+    fn add(&mut self, records: &mut dyn Iterator<Item = &Record>) {
         let tally = &mut self.tally;
         tally.cars += 1;
         let mut served: Option<&str> = None;
