@@ -16,8 +16,4 @@ mod run;
 mod strike;
 mod summary;
 
-pub use file::{Cars, Courses, Fault, Kind, Limits, Link, Place, Scenario, Service};
-pub use plan::{Act, Event, Plan, PlannedCar};
 pub use run::{Run, run};
-pub use strike::Struck;
-pub use summary::Summary;

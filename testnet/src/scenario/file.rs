@@ -16,7 +16,7 @@ use crate::road::place;
 use crate::route::{self, Route};
 use table::{CarsTable, ChecksTable, FaultTable, File, LinkTable, NodeTable, ServiceTable};
 
-pub use table::Kind;
+pub(crate) use table::Kind;
 
 /// How long cars drive on afterwards unless the file says so.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -25,91 +25,91 @@ const SHORTEST_SETTLE: Duration = Duration::from_secs(1);
 
 /// A scenario whose parts fit together.
 #[derive(Clone, Debug)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// The file's name, without folders and ending.
-    pub name: String,
+    pub(crate) name: String,
     /// How long cars drive and things go wrong.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// How long cars drive on afterwards, when nothing goes wrong any more.
-    pub settle: Duration,
+    pub(crate) settle: Duration,
     /// The capacity of each node's link.
-    pub rate: Rate,
+    pub(crate) rate: Rate,
     /// Laid over every node's configuration.
-    pub settings: Table,
+    pub(crate) settings: Table,
     /// Where each node stands, and what is laid over its configuration alone.
-    pub nodes: Vec<Place>,
+    pub(crate) nodes: Vec<Place>,
     /// Links that are worse than their rate.
-    pub links: Vec<Link>,
+    pub(crate) links: Vec<Link>,
     /// What the nodes declare.
-    pub services: Vec<Service>,
+    pub(crate) services: Vec<Service>,
     /// Who drives.
-    pub cars: Vec<Cars>,
+    pub(crate) cars: Vec<Cars>,
     /// What goes wrong.
-    pub faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
     /// What the run has to reach, beside what has to hold always.
-    pub checks: Limits,
+    pub(crate) checks: Limits,
 }
 
 /// Where a node is another than its neighbours.
 #[derive(Clone, Debug, Default)]
-pub struct Place {
+pub(crate) struct Place {
     /// Latitude and longitude in degrees; none: the next place along the road.
-    pub location: Option<(f64, f64)>,
+    pub(crate) location: Option<(f64, f64)>,
     /// What it covers, in metres.
-    pub radius: Option<f64>,
+    pub(crate) radius: Option<f64>,
     /// Laid over its configuration.
-    pub settings: Table,
+    pub(crate) settings: Table,
 }
 
 /// A link that is worse than the others.
 #[derive(Clone, Debug)]
-pub struct Link {
+pub(crate) struct Link {
     /// Whose.
-    pub node: usize,
+    pub(crate) node: usize,
     /// Its own capacity, if it has one.
-    pub rate: Option<Rate>,
+    pub(crate) rate: Option<Rate>,
     /// What it does to packets, both ways.
-    pub quality: LinkQuality,
+    pub(crate) quality: LinkQuality,
 }
 
 /// A service that the nodes declare.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// Its name, the first segment of a request's path.
-    pub name: String,
+    pub(crate) name: String,
     /// Any container answers any request; nobody's session.
-    pub stateless: bool,
+    pub(crate) stateless: bool,
     /// Laid over the declaration of the demo's counter.
-    pub settings: Table,
+    pub(crate) settings: Table,
 }
 
 /// Cars of one kind.
 #[derive(Clone, Debug)]
-pub struct Cars {
+pub(crate) struct Cars {
     /// The service that they ask.
-    pub service: String,
+    pub(crate) service: String,
     /// It is a stateless one.
-    pub stateless: bool,
+    pub(crate) stateless: bool,
     /// Requests a second of each.
-    pub rate: u32,
+    pub(crate) rate: u32,
     /// What each one's container carries from the start, in bytes.
-    pub state_bytes: u64,
+    pub(crate) state_bytes: u64,
     /// How many, and where.
-    pub courses: Courses,
+    pub(crate) courses: Courses,
 }
 
 /// What a run has to reach, beside what has to hold always.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// At least so many moves a second of all sessions together, as long as things go wrong.
-    pub moves_per_second: Option<f64>,
+    pub(crate) moves_per_second: Option<f64>,
     /// At least this share of the requests is answered with a success, 0 to 1.
-    pub answered: Option<f64>,
+    pub(crate) answered: Option<f64>,
 }
 
 /// Where cars drive.
 #[derive(Clone, Debug)]
-pub enum Courses {
+pub(crate) enum Courses {
     /// Back and forth past all nodes.
     Shuttle {
         /// So many cars.
@@ -123,19 +123,19 @@ pub enum Courses {
 
 /// Something that goes wrong, once or several times.
 #[derive(Clone, Debug)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The line in the file, for messages.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// With which nodes: one of these, each time.
-    pub nodes: Vec<usize>,
+    pub(crate) nodes: Vec<usize>,
     /// When at the earliest and at the latest.
-    pub between: (Duration, Duration),
+    pub(crate) between: (Duration, Duration),
     /// For how long.
-    pub lasts: Duration,
+    pub(crate) lasts: Duration,
     /// How often.
-    pub times: usize,
+    pub(crate) times: usize,
 }
 
 impl Scenario {
@@ -143,7 +143,7 @@ impl Scenario {
     ///
     /// # Errors
     /// It cannot be read, or is no scenario; the text names the file and, where there is one, the line.
-    pub fn read(file: &Path) -> Result<Scenario> {
+    pub(crate) fn read(file: &Path) -> Result<Scenario> {
         let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
         let beside = file.parent().unwrap_or(Path::new(""));
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
@@ -158,7 +158,7 @@ impl Scenario {
     ///
     /// # Errors
     /// It is no scenario; the text names the line.
-    pub fn parse(name: &str, text: &str, table: impl Fn(&str) -> Result<String>) -> Result<Scenario> {
+    pub(crate) fn parse(name: &str, text: &str, table: impl Fn(&str) -> Result<String>) -> Result<Scenario> {
         let file: File = toml::from_str(text)?;
         let lines = Lines {
             text,
@@ -215,7 +215,7 @@ impl Scenario {
 
 impl Cars {
     /// What they are called when so many others come before them.
-    pub fn names(&self, before: usize) -> Vec<String> {
+    pub(crate) fn names(&self, before: usize) -> Vec<String> {
         match &self.courses {
             Courses::Shuttle { count, .. } => (1..=*count)
                 .map(|index| format!("car{}", before + index))

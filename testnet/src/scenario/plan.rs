@@ -16,39 +16,39 @@ const DRAWS: usize = 1000;
 
 /// A scenario with everything decided.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Who drives where.
-    pub cars: Vec<PlannedCar>,
+    pub(crate) cars: Vec<PlannedCar>,
     /// In the order of their times.
-    pub events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
 }
 
 /// One car.
 #[derive(Clone, Debug)]
-pub struct PlannedCar {
+pub(crate) struct PlannedCar {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Which of the scenario's cars it is one of.
-    pub group: usize,
+    pub(crate) group: usize,
     /// Where it is at each time since its start.
-    pub route: Route,
+    pub(crate) route: Route,
 }
 
 /// Something that is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Event {
+pub(crate) struct Event {
     /// Milliseconds after the beginning.
-    pub at_ms: u64,
+    pub(crate) at_ms: u64,
     /// To which node.
-    pub node: usize,
+    pub(crate) node: usize,
     /// What.
-    pub act: Act,
+    pub(crate) act: Act,
 }
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Act {
+pub(crate) enum Act {
     /// SIGKILL.
     Kill,
     /// Started again.
@@ -103,7 +103,7 @@ impl Plan {
     ///
     /// # Errors
     /// Its faults do not fit on the timeline; the text names the line.
-    pub fn of(scenario: &Scenario, places: &[(f64, f64)], seed: u64) -> Result<Plan> {
+    pub(crate) fn of(scenario: &Scenario, places: &[(f64, f64)], seed: u64) -> Result<Plan> {
         let mut random = Random::seeded(seed);
         let mut events = Vec::new();
         for fault in timeline(&scenario.faults, &mut random)? {
@@ -124,13 +124,14 @@ impl Plan {
     }
 
     /// How often something is to go wrong in this way.
-    pub fn count(&self, kind: Kind) -> usize {
+    #[cfg(test)]
+    pub(crate) fn count(&self, kind: Kind) -> usize {
         let [first, _] = kind.acts();
         self.events.iter().filter(|event| event.act == first).count()
     }
 
     /// The cars that have a session, by their names.
-    pub fn stateful<'a>(&'a self, scenario: &'a Scenario) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn stateful<'a>(&'a self, scenario: &'a Scenario) -> impl Iterator<Item = &'a str> {
         let cars = self.cars.iter();
         cars.filter(|car| !scenario.cars[car.group].stateless)
             .map(|car| car.name.as_str())

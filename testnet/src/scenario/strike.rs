@@ -8,14 +8,14 @@ use crate::testnet::Testnet;
 
 /// What became of an event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Struck {
+pub(crate) struct Struck {
     /// As it was planned.
     #[serde(flatten)]
-    pub event: Event,
+    pub(crate) event: Event,
     /// When it was done, in milliseconds after the beginning.
-    pub done_ms: f64,
+    pub(crate) done_ms: f64,
     /// Why it was not.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Does it. A node that is started is not waited for: the timeline goes on.

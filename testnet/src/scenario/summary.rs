@@ -64,37 +64,37 @@ impl Moment {
 
 /// What a run came to: `summary.json`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// The scenario's name.
-    pub scenario: String,
+    pub(crate) scenario: String,
     /// What it left to chance followed from this.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// How many nodes.
-    pub nodes: usize,
+    pub(crate) nodes: usize,
     /// How many cars.
-    pub cars: usize,
+    pub(crate) cars: usize,
     /// How long things went wrong, as it was measured.
-    pub duration_s: f64,
+    pub(crate) duration_s: f64,
     /// How often, by kind: those that were really begun.
-    pub faults: BTreeMap<Kind, usize>,
+    pub(crate) faults: BTreeMap<Kind, usize>,
     /// What was done to nodes, when, and with what outcome.
-    pub events: Vec<Struck>,
+    pub(crate) events: Vec<Struck>,
     /// Sessions that the oracle heard of.
-    pub sessions: usize,
+    pub(crate) sessions: usize,
     /// Runs of their containers.
-    pub runs: usize,
+    pub(crate) runs: usize,
     /// How often a session went on in a later epoch, during the timeline, by the oracle's records.
-    pub moves: usize,
+    pub(crate) moves: usize,
     /// The same each second.
-    pub moves_per_second: f64,
+    pub(crate) moves_per_second: f64,
     /// How often a container was started again.
-    pub restarts: usize,
+    pub(crate) restarts: usize,
     /// What the cars saw during the timeline.
-    pub requests: FleetTally,
+    pub(crate) requests: FleetTally,
     /// What they saw afterwards, once all nodes were ready.
-    pub settled: FleetTally,
+    pub(crate) settled: FleetTally,
     /// What had to hold.
-    pub checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
 }
 
 impl Summary {
@@ -158,7 +158,7 @@ impl Summary {
     }
 
     /// How many checks do not hold.
-    pub fn failed(&self) -> usize {
+    pub(crate) fn failed(&self) -> usize {
         self.checks.iter().filter(|check| !check.ok()).count()
     }
 }

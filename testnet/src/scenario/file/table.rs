@@ -110,7 +110,7 @@ pub(super) struct FaultTable {
 /// What goes wrong with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// SIGKILL; it is started again when the fault is over.
     Kill,
     /// Its link is down: silence, not a reset.
