@@ -17,9 +17,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const STAGGER: Duration = Duration::from_millis(300);
 /// A connection that lasted less than this counts as a failure: two nodes that cannot live together must not spin.
 const SETTLED: Duration = Duration::from_secs(2);
-/// A connection that was dialled for a request and is not to be kept ends after so long without one. Longer than any request
-/// may take, so that none is under way then.
-const UNUSED: Duration = Duration::from_secs(180);
+/// A connection that was dialled for a request and is not to be kept ends after so long without one: what two members do
+/// together asks again sooner.
+const UNUSED: Duration = Duration::from_secs(30);
+/// One that nobody asked for and that is not to be kept ends after so long without a request: it was dialled when the members
+/// were others.
+const SPARE: Duration = Duration::from_secs(5);
 /// More addresses of one peer than this are not taken from the ledger.
 const MAX_ADDRESSES: usize = 16;
 /// A new learnt address is dialled after at most this time, and not at once: whoever tells them must not set the pace.
@@ -48,6 +51,10 @@ struct Entry {
     failures: u32,
     /// When there was last something to ask of it or to answer to it.
     used: Instant,
+    /// Requests under way, in both directions.
+    open: u32,
+    /// The connection, or the attempt at one, is for a request.
+    asked: bool,
     search: Search,
 }
 
@@ -213,6 +220,7 @@ impl Book {
         let Some(entry) = self.peers.get_mut(peer) else {
             return Reach::Nowhere;
         };
+        entry.asked = true;
         match entry.state {
             State::Dialling | State::Connected { .. } => Reach::Under,
             State::Idle { .. } if entry.has_no_address() => Reach::Nowhere,
@@ -231,18 +239,29 @@ impl Book {
     }
 
     /// There is something to ask of this peer, or it has asked something.
-    pub(crate) fn on_used(&mut self, peer: &PeerId, now: Instant) {
+    pub(crate) fn on_begun(&mut self, peer: &PeerId, now: Instant) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.used = now;
+            entry.open += 1;
         }
     }
 
-    /// The peers whose connections were dialled from here for a request, and have not been used for a while. What a peer
-    /// has dialled is its own to end: it may want to keep it.
+    /// A request that had begun has its answer, or has failed.
+    pub(crate) fn on_ended(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.used = now;
+            // It may have been struck out and named again meanwhile.
+            entry.open = entry.open.saturating_sub(1);
+        }
+    }
+
+    /// The peers whose connections were dialled from here, are not to be kept, and have not been used for a while. What a
+    /// peer has dialled is its own to end: it may want to keep it.
     pub(crate) fn unused(&self, now: Instant) -> Vec<PeerId> {
         let unused = self.peers.iter().filter(|(_, entry)| {
             let dialled = matches!(entry.state, State::Connected { dialled: true, .. });
-            dialled && !entry.keep && !entry.has_no_address() && now.duration_since(entry.used) >= UNUSED
+            let idle = entry.open == 0 && now.duration_since(entry.used) >= entry.patience();
+            dialled && !entry.keep && !entry.has_no_address() && idle
         });
         unused.map(|(peer, _)| *peer).collect()
     }
@@ -261,6 +280,7 @@ impl Book {
         };
         let due = now + backoff(entry.failures) + stagger;
         entry.state = State::Idle { due };
+        entry.asked = false;
         if settled {
             entry.search = Search::new(now);
         }
@@ -297,6 +317,8 @@ impl Book {
             state: State::Idle { due: now },
             failures: 0,
             used: now,
+            open: 0,
+            asked: false,
             search: Search::new(now),
         })
     }
@@ -336,6 +358,11 @@ impl Entry {
             }
         }
         addresses
+    }
+
+    /// How long its connection may be unused, when it is not to be kept.
+    fn patience(&self) -> Duration {
+        if self.asked { UNUSED } else { SPARE }
     }
 
     fn due(&self) -> Option<Instant> {

@@ -1,7 +1,7 @@
 //! Lets the protocols of members run on members' connections only. A stranger's connection has nothing of them: they are
 //! neither offered nor answered there, and they never hear of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -23,6 +23,8 @@ use crate::learnt::{MAX_LEARNT, is_usable};
 pub(crate) struct Gated<B> {
     pub(crate) inner: B,
     pub(crate) doors: Doors,
+    /// The members that searches are for.
+    pub(crate) sought: HashSet<PeerId>,
     /// Guests between handshake and the swarm's word that the connection stands.
     entering: HashMap<ConnectionId, Guest>,
     /// Members' connections, which are all that `inner` knows of.
@@ -34,6 +36,7 @@ impl<B> Gated<B> {
         Self {
             inner,
             doors,
+            sought: HashSet::new(),
             entering: HashMap::new(),
             connections: HashMap::new(),
         }
@@ -79,14 +82,21 @@ impl<B: NetworkBehaviour> Gated<B> {
 }
 
 impl<B: NetworkBehaviour> Gated<B> {
-    /// A dial of a protocol's own: a search has found a member, or a request is for one. At the addresses that the protocols
-    /// know, of which a third party may have told any number; and with a port of its own, see the task.
+    /// A dial of a protocol's own: a search has found a member, or a request is for one, which the task has dialled already.
+    /// At the addresses that the protocols know, of which a third party may have told any number; and with a port of its
+    /// own, see the task.
+    ///
+    /// Without an address the dial fails, which is what a search hears of everybody else on its way: it would connect to
+    /// twenty members to find one, and so, while a network starts, everybody to everybody.
     fn dial(&mut self, peer: PeerId) -> DialOpts {
         let nobody = ConnectionId::new_unchecked(0);
-        let known = self
-            .inner
-            .handle_pending_outbound_connection(nobody, Some(peer), &[], Endpoint::Dialer)
-            .unwrap_or_default();
+        let known = if self.sought.contains(&peer) {
+            self.inner
+                .handle_pending_outbound_connection(nobody, Some(peer), &[], Endpoint::Dialer)
+                .unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         let usable = known.into_iter().filter(|address| is_usable(address, true));
         // A connection that the peer had as a stranger is none to these protocols.
         let condition = if self.connections.contains_key(&peer) {

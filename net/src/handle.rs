@@ -226,7 +226,8 @@ impl NetHandle {
     }
 
     /// Names the addresses of a member that is not kept connected: it is welcome, and dialled when there is a request for
-    /// it. A connection that this end has dialled for a request ends when it has not been used for three minutes.
+    /// it. A connection that this end has dialled for a request ends when it has not been used for half a minute, one
+    /// that was to be kept until now after some seconds.
     pub fn know(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
         self.shared.wishes.put(
             peer,

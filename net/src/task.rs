@@ -93,6 +93,8 @@ struct Task {
     in_flight: HashMap<(PeerId, Protocol), usize>,
     answers: FuturesUnordered<AnswerFuture>,
     unanswered: HashMap<(Protocol, InboundRequestId), AbortHandle>,
+    /// Whose inbound requests are under way.
+    serving: HashMap<(Protocol, InboundRequestId), PeerId>,
     waiting: Arc<Semaphore>,
     /// Answers on their way, by request.
     sending: HashMap<(Protocol, InboundRequestId), OwnedSemaphorePermit>,

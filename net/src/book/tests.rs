@@ -246,8 +246,10 @@ fn peer_that_is_not_kept_is_dialled_for_requests_only_and_left_when_it_is_not_us
     assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
     book.on_connected(peer, true, now);
     let later = |seconds| now + Duration::from_secs(seconds);
-    assert_eq!(book.unused(later(179)), vec![]);
-    book.on_used(&peer, later(100));
+    assert_eq!(book.unused(later(29)), vec![]);
+    book.on_begun(&peer, later(20));
+    assert_eq!(book.unused(later(270)), vec![], "a request is under way");
+    book.on_ended(&peer, later(250));
     assert_eq!(book.unused(later(279)), vec![]);
     assert_eq!(book.unused(later(280)), vec![peer]);
     book.on_disconnected(peer, later(280));
@@ -269,6 +271,40 @@ fn peer_that_is_not_kept_is_dialled_for_requests_only_and_left_when_it_is_not_us
         vec![peer],
         "until it is not kept any more"
     );
+}
+
+#[test]
+fn connection_that_nobody_asked_for_is_left_as_soon_as_it_is_not_kept() {
+    let (local, peer) = peers();
+    let mut book = Book::new(local);
+    let now = Instant::now();
+    let later = |seconds| now + Duration::from_secs(seconds);
+    book.set_member(peer, vec![address(1)], true, now);
+    assert_eq!(book.due(now).len(), 1);
+    book.on_connected(peer, true, now);
+    assert_eq!(book.unused(later(9999)), vec![]);
+    // Both ends greet each other on every connection.
+    book.on_begun(&peer, later(10_000));
+    book.on_begun(&peer, later(10_000));
+    book.set_member(peer, vec![address(1)], false, later(10_000));
+    book.on_ended(&peer, later(10_001));
+    assert_eq!(book.unused(later(10_099)), vec![], "one of them is under way");
+    book.on_ended(&peer, later(10_100));
+    assert_eq!(book.unused(later(10_104)), vec![]);
+    assert_eq!(book.unused(later(10_105)), vec![peer]);
+    book.on_disconnected(peer, later(10_105));
+    assert_eq!(book.next_due(), None);
+
+    // Of one that is asked for more is expected.
+    assert_eq!(book.reach(&peer), Reach::Dial(vec![address(1)]));
+    book.on_connected(peer, true, later(10_200));
+    assert_eq!(book.unused(later(10_229)), vec![]);
+    assert_eq!(book.unused(later(10_230)), vec![peer]);
+
+    // A connection of the peer's own is its own to end, whatever was asked before.
+    book.on_disconnected(peer, later(10_230));
+    book.on_connected(peer, false, later(10_300));
+    assert_eq!(book.unused(later(99_999)), vec![]);
 }
 
 #[test]

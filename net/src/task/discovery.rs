@@ -111,7 +111,8 @@ impl Task {
 
     // === other members ===
 
-    /// Asks the members that are connected for one that is not. One at a time: after a cut there are many.
+    /// Asks the members that are connected for one that is not, and dials nobody else for it. One at a time: after a cut
+    /// there are many.
     pub(super) fn search_lost(&mut self, now: Instant) {
         let Some(kad) = self.swarm.behaviour_mut().members().kad.as_mut() else {
             return;
@@ -121,6 +122,7 @@ impl Task {
             // Its own entry would be tried first, fail, and stand for what others know.
             kad.remove_peer(&peer);
             kad.get_closest_peers(peer);
+            self.swarm.behaviour_mut().gated.sought.insert(peer);
         }
     }
 
@@ -128,15 +130,21 @@ impl Task {
         self.meter.kad(&event);
         let kad::Event::OutboundQueryProgressed {
             result: kad::QueryResult::GetClosestPeers(result),
+            step,
             ..
         } = event
         else {
             return;
         };
-        let peers = match result {
-            Ok(found) => found.peers,
-            Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+        let (key, peers) = match result {
+            Ok(found) => (found.key, found.peers),
+            Err(kad::GetClosestPeersError::Timeout { key, peers }) => (key, peers),
         };
+        if step.last
+            && let Ok(peer) = PeerId::from_bytes(&key)
+        {
+            self.swarm.behaviour_mut().gated.sought.remove(&peer);
+        }
         for found in peers {
             if self.swarm.behaviour_mut().doors().is_member(&found.peer_id) {
                 let usable = found.addrs.into_iter().filter(|address| is_usable(address, true));

@@ -28,7 +28,6 @@ impl Task {
             self.refuse(protocol, answer, RequestError::Busy);
             return;
         }
-        self.book.on_used(&peer, Instant::now());
         if !self.links.is_connected(&peer) {
             match self.book.reach(&peer) {
                 Way::Under => {}
@@ -39,6 +38,7 @@ impl Task {
                 }
             }
         }
+        self.book.on_begun(&peer, Instant::now());
         *self.in_flight.entry(key).or_default() += 1;
         let request = Request::Whole(data);
         let id = self.swarm.behaviour_mut().send(&peer, protocol, request);
@@ -71,6 +71,7 @@ impl Task {
         };
         let word = outcome.as_ref().map_or_else(RequestError::word, |_| "answered");
         self.meter.request(protocol, word, pending.since.elapsed());
+        self.book.on_ended(&pending.peer, Instant::now());
         let key = (pending.peer, protocol);
         if let Some(in_flight) = self.in_flight.get_mut(&key) {
             *in_flight -= 1;
@@ -142,14 +143,20 @@ impl Task {
                 ..
             } => {
                 tracing::debug!(%peer, protocol = protocol.name(), %error, "request not answered");
-                self.sending.remove(&(protocol, request_id));
+                self.served(protocol, request_id);
                 if let Some(abort) = self.unanswered.remove(&(protocol, request_id)) {
                     abort.abort();
                 }
             }
-            Event::ResponseSent { request_id, .. } => {
-                self.sending.remove(&(protocol, request_id));
-            }
+            Event::ResponseSent { request_id, .. } => self.served(protocol, request_id),
+        }
+    }
+
+    /// An inbound request has come to its end.
+    fn served(&mut self, protocol: Protocol, request: InboundRequestId) {
+        self.sending.remove(&(protocol, request));
+        if let Some(peer) = self.serving.remove(&(protocol, request)) {
+            self.book.on_ended(&peer, Instant::now());
         }
     }
 
@@ -215,7 +222,8 @@ impl Task {
             return;
         }
         count(&self.counters.requests_received);
-        self.book.on_used(&peer, Instant::now());
+        self.book.on_begun(&peer, Instant::now());
+        self.serving.insert((protocol, request), peer);
         let (abort, registration) = AbortHandle::new_pair();
         let answered = Abortable::new(answered, registration);
         self.unanswered.insert((protocol, request), abort);

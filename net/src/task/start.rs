@@ -84,6 +84,7 @@ pub(crate) async fn spawn(config: NetConfig) -> Result<(NetHandle, mpsc::Receive
         in_flight: HashMap::new(),
         answers: FuturesUnordered::new(),
         unanswered: HashMap::new(),
+        serving: HashMap::new(),
         waiting: Arc::new(Semaphore::new(WAITING_KIB)),
         sending: HashMap::new(),
         leaving: Arc::new(Semaphore::new(LEAVING_KIB)),

@@ -9,12 +9,17 @@
 //!   keys, the next one, and the first ones from a half, a quarter, an eighth and a sixteenth of the ring on.
 //!
 //! It is kept by as many others. Whoever else it has a request for is dialled then, and stays for as long as it is used.
+//!
+//! A node that catches up sees the members come one after the other who have been there for long. [`Calm`] lets it choose
+//! once they are all here: at every step it would connect to other ones, and in the end to nearly everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::time::Duration;
 
 use blosm_ledger::{Location, PublicKey};
 use blosm_migrate::placement::{Position, nearest_first};
+use tokio::time::Instant;
 
 /// With so many other members or fewer, all are kept.
 const ALL: usize = 16;
@@ -22,6 +27,36 @@ const ALL: usize = 16;
 const NEAREST: usize = 4;
 /// How far along the ring of keys others are kept, as binary logarithms of parts of the ring.
 const FINGERS: [u32; 4] = [1, 2, 3, 4];
+
+/// The members have not changed for so long when a node chooses anew.
+const CALM: Duration = Duration::from_millis(300);
+/// It waits no longer than this from the first change on.
+const CALM_MAX: Duration = Duration::from_secs(5);
+
+/// When a node chooses anew.
+#[derive(Debug, Default)]
+pub(super) struct Calm {
+    first: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Calm {
+    /// The members have changed.
+    pub(super) fn on_change(&mut self, now: Instant) {
+        let first = *self.first.get_or_insert(now);
+        self.due = Some((now + CALM).min(first + CALM_MAX));
+    }
+
+    /// The time to choose; none while the choice stands.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The choice is made.
+    pub(super) fn on_choice(&mut self) {
+        *self = Calm::default();
+    }
+}
 
 /// The members that `me` keeps a connection to. The same for the same members, and little changes with one of them.
 pub(super) fn choose(
@@ -131,6 +166,26 @@ mod tests {
             }
         }
         seen.len()
+    }
+
+    #[test]
+    fn choice_waits_for_members_that_come_in_a_row_but_not_for_ever() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut calm = Calm::default();
+        assert_eq!(calm.due(), None);
+        calm.on_change(at(0));
+        assert_eq!(calm.due(), Some(at(300)));
+        for ms in (0..4800).step_by(100) {
+            calm.on_change(at(ms));
+            assert_eq!(calm.due(), Some(at(ms + 300)));
+        }
+        calm.on_change(at(4900));
+        assert_eq!(calm.due(), Some(at(5000)));
+        calm.on_choice();
+        assert_eq!(calm.due(), None);
+        calm.on_change(at(6000));
+        assert_eq!(calm.due(), Some(at(6300)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use blosm_ledger::{Ack, GossipVerdict, Ledger, PublicKey, SecretKey};
+use blosm_ledger::{Ack, GossipVerdict, Ledger, Location, Members, PublicKey, SecretKey};
 use blosm_net::{GossipId, Multiaddr, NetHandle, PeerId, Reply, Topic, Verdict, key_of_peer, peer_of_key};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -15,6 +15,7 @@ use super::client::{Call, ImportAnswer, SubmitAnswer};
 use super::clock::{Clock, Skew};
 use super::handle::{ChainHandle, Shared};
 use super::meter::LedgerMeter;
+use super::neighbours::Calm;
 use super::outlet::{MAX_PUSHES, PUSH_WAIT, outlet};
 use super::probe::Probes;
 use super::sync::{HEAD_WAIT, Syncer, is_trusted};
@@ -129,6 +130,10 @@ impl ChainTask {
             workers,
             ack_now,
             known: BTreeMap::new(),
+            places: BTreeMap::new(),
+            // Whoever else is chosen, the authority is kept from the start.
+            kept: BTreeSet::from([proposer]),
+            calm: Calm::default(),
             height: None,
             leaving: BTreeMap::new(),
             struck: BTreeSet::new(),
@@ -149,6 +154,12 @@ struct Runner {
     ack_now: Arc<Notify>,
     /// The addresses that the network was last told, and whether to keep it connected, by member.
     known: BTreeMap<PublicKey, (Vec<String>, bool)>,
+    /// The members and where they stand.
+    places: BTreeMap<PublicKey, Location>,
+    /// Those among them that were last chosen to be kept connected.
+    kept: BTreeSet<PublicKey>,
+    /// When others are chosen.
+    calm: Calm,
     /// The height whose members the network knows.
     height: Option<u64>,
     /// Evicted nodes that are not cut off yet, and when they are.
@@ -185,6 +196,7 @@ impl Runner {
                 Some((peer, ack)) = self.acks.recv() => self.on_pushed(peer, ack),
                 Some(done) = self.workers.join_next() => if let Err(error) = done { tracing::error!(%error, "a worker of the ledger task failed") },
                 () = until(farewell), if farewell.is_some() => self.on_farewell(),
+                () = until(self.calm.due()), if self.calm.due().is_some() => self.on_calm(),
                 _ = empty_check.tick(), if self.is_authority => self.on_empty_check().await,
                 _ = remind.tick() => self.remind(),
             }
@@ -373,14 +385,41 @@ impl Runner {
         if self.height == Some(view.height) {
             return;
         }
-        self.height = Some(view.height);
+        let is_first = self.height.replace(view.height).is_none();
         let members = view.state.members();
+        let places: BTreeMap<_, _> = members
+            .iter()
+            .map(|(key, member)| (*key, member.location))
+            .collect();
+        if self.places != places {
+            self.places = places;
+            if is_first {
+                self.choose();
+            } else {
+                self.calm.on_change(Instant::now());
+            }
+        }
+        self.name_members(members);
+    }
+
+    /// The members have been the same for a moment.
+    fn on_calm(&mut self) {
+        self.choose();
+        let view = self.shared.snapshot();
+        self.name_members(view.state.members());
+    }
+
+    fn choose(&mut self) {
+        self.calm.on_choice();
+        self.kept = neighbours::choose(self.shared.me, self.shared.proposer, &self.places);
+    }
+
+    /// Tells the network what is new.
+    fn name_members(&mut self, members: &Members) {
         let alone = members.evicted(&self.shared.me).is_some();
         let wanted = |key: &PublicKey| *key != self.shared.me && (!alone || *key == self.shared.proposer);
-        let places = members.iter().map(|(key, member)| (*key, member.location));
-        let kept = neighbours::choose(self.shared.me, self.shared.proposer, &places.collect());
         for (key, member) in members.iter().filter(|(key, _)| wanted(key)) {
-            let keep = kept.contains(key);
+            let keep = self.kept.contains(key);
             let known = self.known.get(key);
             if known.is_some_and(|(addresses, kept)| (addresses, *kept) == (&member.addresses, keep)) {
                 continue;
