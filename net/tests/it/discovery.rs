@@ -1,6 +1,6 @@
 //! Members that change their address, and nodes that nobody can dial.
 
-use blosm_net::{Found, Protocol};
+use blosm_net::{Found, NetHandle, PeerId, Protocol};
 
 use crate::harness::{Node, config, free_address, gossip_flows, until};
 
@@ -36,6 +36,36 @@ async fn a_member_that_moved_is_found_through_another() {
     assert_eq!(info.found, Found::Kad, "{info:?}");
     gossip_flows(&a, &mut b, "after").await;
     gossip_flows(&b, &mut a, "back").await;
+}
+
+/// Searches of a node that are over.
+fn searched(net: &NetHandle) -> u64 {
+    let page = net.metrics();
+    let name = "libp2p_kad_query_result_get_closest_peers_ok_count ";
+    let value = page.lines().find_map(|line| line.strip_prefix(name));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_connects_to_nobody_on_its_way() {
+    let (mut a, mut hub) = (Node::start(180).await, Node::start(181).await);
+    a.connect(&mut hub).await;
+    let mut others = vec![];
+    for seed in 182..186 {
+        let mut other = Node::start(seed).await;
+        other.connect(&mut hub).await;
+        other.net.know(a.id(), vec![]);
+        a.net.know(other.id(), vec![other.address()]);
+        others.push(other);
+    }
+    until("they have said where they listen", || {
+        let peers = hub.net.peers();
+        peers.len() == 5 && peers.iter().all(|peer| !peer.agent.is_empty())
+    })
+    .await;
+    a.net.set_addresses(PeerId::random(), vec![]);
+    until("it is looked for", || searched(&a.net) > 0).await;
+    assert_eq!(a.net.connected(), vec![hub.id()]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

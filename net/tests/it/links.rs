@@ -1,6 +1,7 @@
 //! Connections that come, go, break and are refused.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use blosm_net::{Found, Multiaddr, NetError, Network, Protocol, Refusal, Topic, key_of_peer, peer_of_key};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,6 +74,32 @@ async fn forgotten_peer_is_refused_until_it_is_named_again() {
     assert!(a.net.connected().is_empty());
     a.net.set_addresses(b.id(), vec![]);
     gossip_flows(&b, &mut a, "welcome").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_not_kept_any_more_is_left_within_seconds_but_not_in_a_request() {
+    let (mut a, mut b) = (Node::start(98).await, Node::start(99).await);
+    a.connect(&mut b).await;
+    let (net, peer) = (a.net.clone(), b.id());
+    let ask = || {
+        let net = net.clone();
+        tokio::spawn(async move { net.request(peer, Protocol::Session, vec![1]).await })
+    };
+    let under_way = ask();
+    let (.., reply) = b.asked().await;
+    b.net.know(a.id(), vec![]);
+    a.net.know(peer, vec![b.address()]);
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert!(a.net.is_connected(&peer));
+    reply.send(vec![2]);
+    assert_eq!(under_way.await.unwrap().unwrap(), vec![2]);
+    a.disconnected(peer).await;
+    b.disconnected(a.id()).await;
+
+    let next = ask();
+    let (.., reply) = b.asked().await;
+    reply.send(vec![3]);
+    assert_eq!(next.await.unwrap().unwrap(), vec![3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
