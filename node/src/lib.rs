@@ -23,6 +23,7 @@ pub mod admission;
 pub mod api;
 pub mod chain;
 pub mod cli;
+mod code;
 pub mod config;
 mod durable;
 mod gateway;

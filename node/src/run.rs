@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{Desk, Invites, InvitesError, SOFTWARE};
 use crate::api::{self, ApiState, BindError};
 use crate::chain::{ChainHandle, ChainOptions, ChainTask};
+use crate::code;
 use crate::config::Config;
 use crate::gateway::{Denied, Gateway, Recent, serve_http};
 use crate::metrics::Metrics;
@@ -36,6 +37,8 @@ use crate::sessions::{
 const SYNC_LIMIT: Duration = Duration::from_secs(5);
 /// How long answers under way may take when the node stops.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// What the start has run is over by then, the first greetings of the neighbours among it.
+const STARTED: Duration = Duration::from_secs(5);
 /// Between two tries of an authority to admit itself.
 const ADMIT_AGAIN: Duration = Duration::from_millis(500);
 
@@ -214,6 +217,11 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
         runtime = %config.engine.runtime,
         "ready"
     );
+    tokio::spawn(async {
+        tokio::time::sleep(STARTED).await;
+        // An error means that it panicked, which it does not.
+        let _ = tokio::task::spawn_blocking(code::give_back).await;
+    });
 
     // A part that ends takes the node with it: never half alive.
     let outcome = tokio::select! {
