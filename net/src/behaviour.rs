@@ -53,6 +53,9 @@ const REACH_IN_FLIGHT: usize = 2;
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) type Exchange = request_response::Behaviour<FrameCodec>;
+/// Peers' subscriptions to other topics than ours are passed over, at no cost to them: they may be of a newer version.
+pub(crate) type Gossip =
+    gossipsub::Behaviour<gossipsub::IdentityTransform, gossipsub::WhitelistSubscriptionFilter>;
 
 /// All that runs on a connection.
 #[derive(NetworkBehaviour)]
@@ -75,7 +78,7 @@ pub(crate) struct Members {
     /// Tells and hears which network a peer is of, where it listens, and as what it sees us.
     identify: identify::Behaviour,
     /// Spreads transactions and blocks.
-    pub(crate) gossip: gossipsub::Behaviour,
+    pub(crate) gossip: Gossip,
     /// Asks other members for the address of one.
     pub(crate) kad: Toggle<kad::Behaviour<MemoryStore>>,
     ledger: Exchange,
@@ -234,7 +237,7 @@ fn own_protocol(name: &str, net8: &str) -> StreamProtocol {
     StreamProtocol::try_from_owned(format!("/blosm/{net8}/{name}/1")).expect("the name starts with a slash")
 }
 
-fn gossip(net8: &str, registry: &mut Registry) -> Result<gossipsub::Behaviour, NetError> {
+fn gossip(net8: &str, registry: &mut Registry) -> Result<Gossip, NetError> {
     let mut config = gossipsub::ConfigBuilder::default();
     config
         .heartbeat_initial_delay(Duration::from_millis(300))
@@ -260,11 +263,17 @@ fn gossip(net8: &str, registry: &mut Registry) -> Result<gossipsub::Behaviour, N
     let config = config
         .build()
         .map_err(|error| NetError::Gossip(error.to_string()))?;
-    let mut gossip = gossipsub::Behaviour::new(MessageAuthenticity::Anonymous, config)
+    let ours = Topic::ALL.map(|topic| topic.ident(net8).hash());
+    let filter = gossipsub::WhitelistSubscriptionFilter(ours.into_iter().collect());
+    let mut gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
         .map_err(|error| NetError::Gossip(error.to_owned()))?
         .with_metrics(
             registry.sub_registry_with_prefix("libp2p_gossipsub"),
-            gossipsub::MetricsConfig::default(),
+            // A topic is a label, and peers make no labels.
+            gossipsub::MetricsConfig {
+                max_never_subscribed_topics: 0,
+                ..gossipsub::MetricsConfig::default()
+            },
         );
     let (params, thresholds) = control_score();
     gossip

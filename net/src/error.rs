@@ -90,7 +90,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// What it is called in metrics.
+    /// What it is called in metrics. One that is too large is refused before it comes to where requests are counted.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::NotConnected => "not_connected",

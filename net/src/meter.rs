@@ -21,6 +21,9 @@ const SECONDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
 ];
 
+/// The outcome of a request that has brought an answer.
+pub(crate) const ANSWERED: &str = "answered";
+
 /// What became of a gossip message that came from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -93,6 +96,11 @@ impl Meter {
                 drop(meter.gossip.get_or_create(&labels));
             }
         }
+        // Without those that fail: a histogram for each way to fail would be half of the page, on every node.
+        for protocol in Protocol::ALL {
+            let labels = [("protocol", protocol.name()), ("outcome", ANSWERED)];
+            drop(meter.requests.get_or_create(&labels));
+        }
         meter
     }
 
@@ -105,14 +113,30 @@ impl Meter {
         self.published.get_or_create(&[("topic", topic.name())]).inc();
     }
 
-    /// A request has come to its end after `took`; `outcome` is `answered` or what [`crate::RequestError::word`] calls it.
+    /// A request has come to its end after `took`; `outcome` is [`ANSWERED`] or what [`crate::RequestError::word`] calls it.
     pub(crate) fn request(&self, protocol: Protocol, outcome: &'static str, took: Duration) {
         let labels = [("protocol", protocol.name()), ("outcome", outcome)];
         self.requests.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
+    /// Only what this node's own transport says of connections, dials and listeners. libp2p labels each address with its
+    /// stack of protocols, and those that others tell us, as those that they see us at, may be of any stack at all.
     pub(crate) fn swarm<T>(&self, event: &SwarmEvent<T>) {
-        self.libp2p.record(event);
+        if matches!(
+            event,
+            SwarmEvent::ConnectionEstablished { .. }
+                | SwarmEvent::ConnectionClosed { .. }
+                | SwarmEvent::IncomingConnection { .. }
+                | SwarmEvent::IncomingConnectionError { .. }
+                | SwarmEvent::OutgoingConnectionError { .. }
+                | SwarmEvent::Dialing { .. }
+                | SwarmEvent::NewListenAddr { .. }
+                | SwarmEvent::ExpiredListenAddr { .. }
+                | SwarmEvent::ListenerClosed { .. }
+                | SwarmEvent::ListenerError { .. }
+        ) {
+            self.libp2p.record(event);
+        }
     }
 
     pub(crate) fn ping(&self, event: &ping::Event) {
@@ -150,11 +174,37 @@ mod tests {
             "blosm_net_requests_seconds_bucket{le=\"0.005\",protocol=\"relay\",outcome=\"answered\"} 1",
             "blosm_net_requests_seconds_bucket{le=\"0.0025\",protocol=\"relay\",outcome=\"answered\"} 0",
             "blosm_net_requests_seconds_sum{protocol=\"ledger\",outcome=\"timeout\"} 10.0",
+            "blosm_net_requests_seconds_count{protocol=\"session\",outcome=\"answered\"} 0",
         ] {
             assert!(
                 page.lines().any(|found| found == line),
                 "{line} is not in\n{page}"
             );
         }
+    }
+
+    #[test]
+    fn addresses_that_others_tell_make_no_labels() {
+        let mut registry = Registry::default();
+        let meter = Meter::new(&mut registry);
+        let address: libp2p::Multiaddr = "/ip4/192.0.2.1/udp/1/quic-v1/p2p-circuit".parse().unwrap();
+        meter.swarm(&SwarmEvent::<()>::NewListenAddr {
+            listener_id: libp2p::core::transport::ListenerId::next(),
+            address: "/ip4/192.0.2.2/tcp/1".parse().unwrap(),
+        });
+        for event in [
+            SwarmEvent::<()>::NewExternalAddrCandidate {
+                address: address.clone(),
+            },
+            SwarmEvent::ExternalAddrConfirmed {
+                address: address.clone(),
+            },
+            SwarmEvent::ExternalAddrExpired { address },
+        ] {
+            meter.swarm(&event);
+        }
+        let page = text::render(&registry);
+        assert!(page.contains("protocols=\"/ip4/tcp\""), "{page}");
+        assert!(!page.contains("quic"), "{page}");
     }
 }

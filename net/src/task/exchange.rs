@@ -12,6 +12,7 @@ use crate::buckets::Intake;
 use crate::codec::Request;
 use crate::doors::Refusal;
 use crate::event::Reply;
+use crate::meter::ANSWERED;
 
 impl Task {
     // === ours ===
@@ -69,7 +70,7 @@ impl Task {
         let Some(pending) = self.pending.remove(&(protocol, request)) else {
             return;
         };
-        let word = outcome.as_ref().map_or_else(RequestError::word, |_| "answered");
+        let word = outcome.as_ref().map_or_else(RequestError::word, |_| ANSWERED);
         self.meter.request(protocol, word, pending.since.elapsed());
         self.book.on_ended(&pending.peer, Instant::now());
         let key = (pending.peer, protocol);

@@ -313,6 +313,12 @@ async fn topics_of_its_own_and_endless_frames_do_no_harm() {
         () = hundred => {}
     }
     is_served(&honest, &net, Protocol::Ledger).await;
+    let page = net.metrics();
+    assert!(page.contains("/tx/1"), "topics are labels:\n{page}");
+    assert!(
+        !page.contains("/own"),
+        "but not those that a peer has made up:\n{page}"
+    );
     holding.abort();
 }
 
