@@ -142,6 +142,19 @@ impl AckError {
         }
     }
 
+    /// All that [`AckError::reason`] may give.
+    pub const REASONS: [&str; 9] = [
+        "ack_other_network",
+        "ack_other_member",
+        "ack_field",
+        "ack_signature",
+        "ack_not_member",
+        "ack_overtaken",
+        "ack_above_head",
+        "ack_other_block",
+        "store",
+    ];
+
     /// A short name for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

@@ -237,6 +237,18 @@ impl ImportError {
             _ => None,
         }
     }
+
+    /// All that [`ImportError::reason`] may give beside those of [`DecodeError`].
+    pub const REASONS: [&str; 7] = [
+        "newer",
+        "other_network",
+        "too_large",
+        "certificate",
+        "equivocation",
+        "block",
+        "store",
+    ];
+
     /// A short name for metrics; none for a block that is only early, late or known.
     #[must_use]
     pub fn reason(&self) -> Option<&'static str> {

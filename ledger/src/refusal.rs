@@ -142,6 +142,29 @@ impl Refusal {
         }
     }
 
+    /// All that [`Refusal::reason`] may give.
+    pub const REASONS: [&str; 19] = [
+        "other_network",
+        "signature",
+        "field",
+        "too_large",
+        "expiry",
+        "not_authority",
+        "admission_used",
+        "not_member",
+        "unknown_session",
+        "session_exists",
+        "session_closed",
+        "mismatch",
+        "owner",
+        "epoch",
+        "claims_full",
+        "destination",
+        "not_sealer",
+        "pool_full",
+        "stopped",
+    ];
+
     /// A short name for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

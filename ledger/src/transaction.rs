@@ -78,6 +78,9 @@ impl DecodeError {
         }
     }
 
+    /// All that [`DecodeError::reason`] may give.
+    pub const REASONS: [&str; 3] = ["newer", "too_large", "malformed"];
+
     /// A short name for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {

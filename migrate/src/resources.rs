@@ -10,8 +10,9 @@ pub mod proc;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-pub use machine::Machine;
+pub use machine::{Machine, Watcher};
 pub use nvml::Gpu;
 
 use crate::placement::Amount;
@@ -96,7 +97,7 @@ impl Readings {
 pub struct Probe {
     engine_root: PathBuf,
     last: Option<proc::CpuTimes>,
-    nvml: nvml::Devices,
+    nvml: Arc<nvml::Devices>,
     /// What a simulated machine has; what is not named is as this machine has it.
     simulated: Option<Caps>,
 }
@@ -109,7 +110,7 @@ impl Probe {
         Self {
             engine_root: engine_root.to_owned(),
             last: None,
-            nvml: nvml::Devices::open(),
+            nvml: Arc::new(nvml::Devices::open()),
             simulated: None,
         }
     }
@@ -121,7 +122,7 @@ impl Probe {
         Self {
             engine_root: root.to_owned(),
             last: None,
-            nvml: nvml::Devices::none(),
+            nvml: Arc::new(nvml::Devices::none()),
             simulated: Some(caps),
         }
     }

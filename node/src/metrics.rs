@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blosm_ledger::StoreFigures;
 use blosm_migrate::resources::Machine;
@@ -35,7 +35,7 @@ use self::net::NetMetrics;
 use self::process::ProcessMetrics;
 use crate::admission::{PROTOCOL, SOFTWARE};
 use crate::chain::{ChainView, LedgerMeter};
-use crate::config::Config;
+use crate::config::{Config, Method};
 use crate::sessions::MigrationReport;
 
 pub use self::machine::Amount;
@@ -80,7 +80,7 @@ impl Metrics {
         let register = Register(&registry);
         let gateway = GatewayMetrics::register(register, services)?;
         let migrate = MigrateMetrics::register(register)?;
-        for service in gateway.services() {
+        for service in gateway.all_services() {
             migrate.may_open(service);
         }
         Ok(Self {
@@ -150,10 +150,16 @@ impl Metrics {
 
     // === counted as it happens ===
 
-    /// From now on until the value is dropped a client's request is under way.
-    pub(crate) fn request(&self) -> UnderWay<'_> {
+    /// From now on a client's request for `service` is under way, until it is answered or denied, or dropped because its
+    /// client has gone.
+    pub(crate) fn request(&self, service: &str) -> UnderWay<'_> {
         self.gateway.begun();
-        UnderWay(&self.gateway)
+        UnderWay {
+            gateway: &self.gateway,
+            service: service.to_owned(),
+            since: Instant::now(),
+            counted: false,
+        }
     }
 
     /// The gateway has answered a client's request for `service` by `route` (a word of a small fixed set) with `code`,
@@ -167,15 +173,16 @@ impl Metrics {
         self.gateway.denied(reason);
     }
 
-    /// A migration to this node has ended as `report` says, by `method`; `why` when it is not completed, in a word of the
-    /// program.
+    /// A migration to this node has ended as `report` says, by `method`, which was taken `instead_of` another one if that is
+    /// named; `why` when it is not completed, in a word of the program.
     pub(crate) fn migration(
         &self,
-        method: &'static str,
+        method: Method,
+        instead_of: Option<Method>,
         report: &MigrationReport,
         why: Option<&'static str>,
     ) {
-        self.migrate.ended(method, report, why);
+        self.migrate.ended(method, instead_of, report, why);
     }
 
     /// So many bytes of migrations have come from other nodes.
@@ -305,11 +312,44 @@ impl Metrics {
 
 /// A client's request that is being answered.
 #[derive(Debug)]
-#[must_use = "the request counts as answered when this is dropped"]
-pub(crate) struct UnderWay<'a>(&'a GatewayMetrics);
+#[must_use = "a request whose client has gone is counted when this is dropped"]
+pub(crate) struct UnderWay<'a> {
+    gateway: &'a GatewayMetrics,
+    service: String,
+    since: Instant,
+    counted: bool,
+}
+
+impl UnderWay<'_> {
+    /// A container has answered it by `route` with `code`.
+    pub(crate) fn answered(mut self, route: &'static str, code: u16) {
+        self.count(route, code);
+    }
+
+    /// No container has answered it; `reason` is a word of the program.
+    pub(crate) fn denied(mut self, reason: &'static str, code: u16) {
+        self.deny(reason, code);
+    }
+
+    fn deny(&mut self, reason: &'static str, code: u16) {
+        self.count("none", code);
+        self.gateway.denied(reason);
+    }
+
+    fn count(&mut self, route: &'static str, code: u16) {
+        self.counted = true;
+        self.gateway
+            .answered(&self.service, route, code, self.since.elapsed());
+    }
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.ended();
+        self.gateway.ended();
+        // Nobody waits for the answer any more, so the gateway has let it fall.
+        if !self.counted {
+            let (reason, code) = gateway::CLIENT_GONE;
+            self.deny(reason, code);
+        }
     }
 }

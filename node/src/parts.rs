@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use blosm_ledger::{Evicted, Hash, Payload, PublicKey, Transaction};
 use blosm_migrate::engine::Engine;
 use blosm_migrate::placement::{Bookings, Position};
-use blosm_migrate::resources::{Machine, Probe, Readings, ResourceError};
+use blosm_migrate::resources::{Probe, Readings, ResourceError, Watcher};
 use blosm_migrate::session::Pending;
 use blosm_net::NetHandle;
 use tokio::sync::watch;
@@ -38,6 +38,8 @@ pub(crate) struct Parts {
     pub journal: JournalHandle,
     /// Reads this machine's resources. Locked for single readings only.
     pub probe: Mutex<Probe>,
+    /// Reads the machine as a whole, for those who watch it.
+    pub watcher: Watcher,
     /// Who holds which part of this node's resources. Locked for single steps only.
     pub bookings: Mutex<Bookings>,
     /// Reports of the migrations that this node took part in.
@@ -115,17 +117,6 @@ impl Parts {
             .lock()
             .expect("nothing panics while it holds the probe")
             .read()
-    }
-
-    /// The machine as a whole, whoever uses it.
-    ///
-    /// # Errors
-    /// The kernel's figures can't be read.
-    pub(crate) fn machine(&self) -> Result<Machine, ResourceError> {
-        self.probe
-            .lock()
-            .expect("nothing panics while it holds the probe")
-            .machine()
     }
 
     /// The book of this node's resources. For single steps only: never held over an await.

@@ -1,8 +1,10 @@
 //! The machine as a whole, for whoever watches it: what it has, and what all that runs on it takes.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::nvml::Gpu;
+use super::nvml::{self, Gpu};
 use super::{Probe, ResourceError, cgroup, disk, proc};
 
 /// What the machine has and what is used of it, by whomever.
@@ -22,9 +24,28 @@ pub struct Machine {
     pub gpus: Vec<Gpu>,
 }
 
+/// Looks at the whole machine, beside a [`Probe`] and without one's span over which that says what is idle: as often as one
+/// likes, and from wherever.
+#[derive(Debug, Clone)]
+pub struct Watcher {
+    engine_root: PathBuf,
+    nvml: Arc<nvml::Devices>,
+}
+
 impl Probe {
-    /// Looks at the whole machine. Other than [`Probe::read`] it may be called as often as one likes: it does not move the
-    /// span over which that one says what is idle. Of a simulated machine this is the real one below it, without GPUs.
+    /// A look at the machine of this probe, whoever uses it. Of a simulated machine this is the real one below it, without
+    /// GPUs.
+    #[must_use]
+    pub fn watcher(&self) -> Watcher {
+        Watcher {
+            engine_root: self.engine_root.clone(),
+            nvml: Arc::clone(&self.nvml),
+        }
+    }
+}
+
+impl Watcher {
+    /// Looks. A slow disk or the driver of a GPU may take its time.
     ///
     /// # Errors
     /// As for [`Probe::read`].
@@ -68,7 +89,7 @@ mod tests {
             ..Caps::default()
         };
         for probe in [Probe::new(dir.path()), Probe::simulated(dir.path(), caps)] {
-            let machine = probe.machine().unwrap();
+            let machine = probe.watcher().machine().unwrap();
             assert!(
                 machine.memory_used > 0 && machine.memory_used < machine.memory_total,
                 "{machine:?}"

@@ -51,9 +51,9 @@ async fn refresh(state: &ApiState) {
     );
     let resources = sessions.resources().await;
     metrics.offered(resources.memory, resources.cpu, resources.gpu);
-    match sessions.machine() {
-        Ok(machine) => metrics.machine(&machine),
-        Err(error) => tracing::warn!(%error, "the metrics of the machine are those of the last reading"),
+    // Otherwise they are those of the last reading.
+    if let Some(machine) = sessions.machine().await {
+        metrics.machine(&machine);
     }
     let (owned, unsealed) = sessions.tally();
     metrics.sessions(&owned, unsealed);

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::client::Call;
 use super::handle::Shared;
+use super::meter::ACK_FLOOD;
 use super::sync::HEAD_WAIT;
 use super::view::ChainView;
 use super::wire::{LedgerRequest, LedgerResponse};
@@ -136,7 +137,7 @@ pub(super) async fn take(shared: &Shared, peer: &PeerId, ack: Ack) -> bool {
 pub(super) fn may_send(shared: &Shared, peer: &PeerId) -> bool {
     let pays = key_of_peer(peer).is_some_and(|key| shared.toll().pay(Instant::now(), PublicKey(key)));
     if !pays {
-        shared.meter.rejected("ack_flood");
+        shared.meter.rejected(ACK_FLOOD);
     }
     pays
 }

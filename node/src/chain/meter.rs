@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blosm_ledger::KIND_NAMES;
+use blosm_ledger::{AckError, DecodeError, ImportError, KIND_NAMES, Refusal};
 use prometheus::{Histogram, IntCounterVec, Registry};
 
 use crate::metrics::Register;
@@ -15,6 +15,9 @@ const SECONDS: [f64; 12] = [
 const CONFIRM: [f64; 14] = [
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0,
 ];
+
+/// The reason for acknowledgements that come faster than their toll allows.
+pub(super) const ACK_FLOOD: &str = "ack_flood";
 
 /// The ledger's meters. Cheap to clone; all clones count together.
 #[derive(Debug, Clone)]
@@ -65,8 +68,12 @@ impl LedgerMeter {
                 &["reason"],
             )?,
         };
+        // What there is a series of from the start shows its first step.
         for kind in KIND_NAMES {
             meter.transactions.with_label_values(&[kind]);
+        }
+        for reason in reasons() {
+            meter.rejected.with_label_values(&[reason]);
         }
         Ok(meter)
     }
@@ -99,6 +106,8 @@ impl LedgerMeter {
 
     /// Something was not taken; `reason` is a word of the program.
     pub(super) fn rejected(&self, reason: &'static str) {
+        #[cfg(test)]
+        assert!(reasons().any(|known| known == reason), "{reason}");
         self.rejected.with_label_values(&[reason]).inc();
     }
 
@@ -107,6 +116,13 @@ impl LedgerMeter {
     pub(super) fn rejections(&self, reason: &str) -> u64 {
         self.rejected.with_label_values(&[reason]).get()
     }
+}
+
+/// Every reason for which something is not taken; some stand in several lists.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    let submitted = Refusal::REASONS.into_iter().chain(DecodeError::REASONS);
+    let received = ImportError::REASONS.into_iter().chain(AckError::REASONS);
+    submitted.chain(received).chain([ACK_FLOOD])
 }
 
 impl Default for LedgerMeter {

@@ -290,6 +290,9 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Stateless, Self::Image];
+
     /// The word for it in files, commands, reports and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {

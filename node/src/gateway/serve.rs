@@ -51,11 +51,10 @@ impl Gateway {
 
     /// Finds who answers, and lets it.
     pub(crate) async fn serve(&self, request: ServiceRequest) -> Result<Relayed, Denied> {
-        let (service, via) = (request.service.clone(), request.via);
+        let via = request.via;
         let metrics = &self.parts.metrics;
         // A relayed request is counted where the client sent it.
-        let _under_way = via.is_none().then(|| metrics.request());
-        let begin = Instant::now();
+        let under_way = via.is_none().then(|| metrics.request(&request.service));
         let outcome = match &request.target {
             _ if self.parts.evicted().is_some() => Err(Denied::Evicted),
             Target::Session(token) => {
@@ -71,17 +70,22 @@ impl Gateway {
                 self.shared(request, ticket).await
             }
         };
-        let (route, code) = match &outcome {
-            Ok(Relayed::Answer(answer)) if answer.node == self.parts.me => ("local", answer.status.as_u16()),
-            Ok(Relayed::Answer(answer)) => ("relay", answer.status.as_u16()),
-            // The other node counts it when it has answered it.
-            Ok(Relayed::Moved { .. }) => return outcome,
-            Err(denied) => ("none", denied.status().0.as_u16()),
-        };
-        if via.is_none() {
-            metrics.answered(&service, route, code, begin.elapsed());
-            if let Err(denied) = &outcome {
-                metrics.denied(denied.word());
+        if let Some(under_way) = under_way {
+            let denied = |denied: Denied| (denied.word(), denied.status().0.as_u16());
+            match &outcome {
+                Ok(Relayed::Answer(answer)) => {
+                    let here = answer.node == self.parts.me;
+                    under_way.answered(if here { "local" } else { "relay" }, answer.status.as_u16());
+                }
+                // Only a node that relays is told this, and that is not one.
+                Ok(Relayed::Moved { .. }) => {
+                    let (reason, code) = denied(Denied::OwnerUnreachable);
+                    under_way.denied(reason, code);
+                }
+                Err(error) => {
+                    let (reason, code) = denied(*error);
+                    under_way.denied(reason, code);
+                }
             }
         }
         outcome

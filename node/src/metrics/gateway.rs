@@ -9,6 +9,8 @@ use super::register::Register;
 
 /// Label of services that this node does not declare.
 const OTHER_SERVICE: &str = "other";
+/// Why a request was not answered whose client did not wait for that, and the code that stands for the answer it never got.
+pub(super) const CLIENT_GONE: (&str, u16) = ("client_gone", 499);
 /// From an answer of a container beside the gateway to the longest hold, in seconds.
 const SECONDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
@@ -29,7 +31,7 @@ impl GatewayMetrics {
         Ok(Self {
             requests: register.counters(
                 "blosm_gateway_requests_total",
-                "Requests of clients that this node's gateway answered",
+                "Requests of clients that this node's gateway answered, or let fall since their client had gone",
                 &["service", "route", "code"],
             )?,
             seconds: register.histograms(
@@ -58,9 +60,9 @@ impl GatewayMetrics {
     /// The ways in which a request can be denied, each with its reason and status. What there is a series of from the
     /// start shows its first step: a rate of a series that begins with 1 is 0.
     pub(super) fn may_be_denied(&self, ways: &[(&'static str, u16)]) {
-        for (reason, code) in ways {
+        for (reason, code) in ways.iter().chain([&CLIENT_GONE]) {
             self.denied.with_label_values(&[reason]);
-            for service in self.services().chain([OTHER_SERVICE]) {
+            for service in self.all_services() {
                 self.requests
                     .with_label_values(&[service, "none", &code.to_string()]);
             }
@@ -104,7 +106,13 @@ impl GatewayMetrics {
         }
     }
 
+    /// The declared services.
     pub(super) fn services(&self) -> impl Iterator<Item = &str> {
         self.services.iter().map(String::as_str)
+    }
+
+    /// The label's values: the declared services, and all others together.
+    pub(super) fn all_services(&self) -> impl Iterator<Item = &str> {
+        self.services().chain([OTHER_SERVICE])
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus::{Error, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::register::{Register, raise};
+use crate::config::Method;
 use crate::sessions::{MigrationOutcome, MigrationReport, MoveReason, Phases};
 
 /// From a hand-over without a pause to a whole image over a slow link, in seconds.
@@ -21,8 +22,13 @@ const STAY: [f64; 9] = [5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 1800.0, 14_40
 /// An entry of the journal with its sync, in seconds.
 const JOURNAL: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
-/// The ways to move a container, as reports name them.
-const METHODS: [&str; 3] = ["live", "stateless", "image"];
+/// What is taken in the place of what was wanted: an image where no container can come as it runs, and what keeps it running
+/// where there are no images to move, under simulated containers.
+const FALLBACKS: [(Method, Method); 3] = [
+    (Method::Live, Method::Image),
+    (Method::Image, Method::Live),
+    (Method::Image, Method::Stateless),
+];
 
 #[derive(Debug)]
 pub(super) struct MigrateMetrics {
@@ -150,7 +156,7 @@ impl MigrateMetrics {
             )?,
         };
         // What there is a series of from the start shows its first step.
-        for method in METHODS {
+        for method in Method::ALL.map(Method::as_str) {
             for outcome in MigrationOutcome::ENDS {
                 for reason in MoveReason::ALL {
                     metrics
@@ -161,17 +167,23 @@ impl MigrateMetrics {
             for times in [&metrics.downtime, &metrics.service_down, &metrics.duration] {
                 times.with_label_values(&[method]);
             }
-        }
-        for wanted in ["live", "image"] {
-            for method in METHODS {
-                metrics.fallbacks.with_label_values(&[wanted, method]);
+            for (phase, _) in phases(&Phases::default()) {
+                metrics.phases.with_label_values(&[method, phase]);
             }
+        }
+        for (wanted, method) in FALLBACKS {
+            metrics
+                .fallbacks
+                .with_label_values(&[wanted.as_str(), method.as_str()]);
         }
         for fate in ["all", "held", "failed", "interrupted"] {
             metrics.requests.with_label_values(&[fate]);
         }
         for direction in ["in", "out"] {
             metrics.bytes.with_label_values(&[direction]);
+        }
+        for part in ["image", "layer"] {
+            metrics.container_bytes.with_label_values(&[part]);
         }
         for source in ["fetched", "held"] {
             metrics.chunks.with_label_values(&[source]);
@@ -191,16 +203,24 @@ impl MigrateMetrics {
         self.opened.with_label_values(&[service]);
     }
 
-    /// A migration to this node has ended, by a method of the program's; `why` when it is not completed.
-    pub(super) fn ended(&self, method: &str, report: &MigrationReport, why: Option<&'static str>) {
+    /// A migration to this node has ended by `method`, which was taken `instead_of` another one if that is named; `why` when
+    /// it is not completed.
+    pub(super) fn ended(
+        &self,
+        method: Method,
+        instead_of: Option<Method>,
+        report: &MigrationReport,
+        why: Option<&'static str>,
+    ) {
+        let method = method.as_str();
         let counted = |counters: &IntCounterVec, label, by| counters.with_label_values(&[label]).inc_by(by);
         self.total
             .with_label_values(&[method, report.outcome.name(), &report.reason])
             .inc();
         counted(&self.chunks, "fetched", report.chunks_sent);
         counted(&self.chunks, "held", report.chunks_reused);
-        if let Some((wanted, _)) = report.fallback.as_ref().and_then(|why| why.split_once(':')) {
-            self.fallbacks.with_label_values(&[wanted, method]).inc();
+        if let Some(wanted) = instead_of {
+            self.fallbacks.with_label_values(&[wanted.as_str(), method]).inc();
         }
         if let Some(why) = why {
             counted(&self.failed, why, 1);

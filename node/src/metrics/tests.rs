@@ -50,11 +50,15 @@ fn report(outcome: MigrationOutcome) -> MigrationReport {
 fn moves_are_counted_with_what_they_cost() {
     let metrics = metrics();
     metrics.migrations_may_fail(&["verdict_false", "pull"]);
-    metrics.migration("live", &report(MigrationOutcome::Completed), None);
-    metrics.migration("live", &report(MigrationOutcome::Aborted), Some("no_answer"));
-    let mut fell_back = report(MigrationOutcome::Relayed);
-    fell_back.fallback = Some("live: no layer helper answers".into());
-    metrics.migration("image", &fell_back, Some("verdict_false"));
+    metrics.migration(Method::Live, None, &report(MigrationOutcome::Completed), None);
+    metrics.migration(
+        Method::Live,
+        None,
+        &report(MigrationOutcome::Aborted),
+        Some("no_answer"),
+    );
+    let relayed = report(MigrationOutcome::Relayed);
+    metrics.migration(Method::Image, Some(Method::Live), &relayed, Some("verdict_false"));
     metrics.fetched(10);
     metrics.given(20);
     metrics.session_left(Duration::from_secs(12));
@@ -73,6 +77,8 @@ fn moves_are_counted_with_what_they_cost() {
             "blosm_migrate_total{method=\"stateless\",outcome=\"relayed\",reason=\"drain\"} 0",
             "blosm_migrate_downtime_seconds_count{method=\"stateless\"} 0",
             "blosm_migrate_fallbacks_total{method=\"image\",wanted=\"live\"} 1",
+            "blosm_migrate_fallbacks_total{method=\"stateless\",wanted=\"image\"} 0",
+            "blosm_migrate_phase_seconds_count{method=\"stateless\",phase=\"stage\"} 0",
             "blosm_migrate_downtime_seconds_sum{method=\"live\"} 0.3",
             "blosm_migrate_downtime_seconds_count{method=\"live\"} 1",
             "blosm_migrate_service_down_seconds_sum{method=\"live\"} 0.2",
@@ -110,8 +116,13 @@ fn requests_are_counted_and_a_client_cannot_make_labels() {
     metrics.answered("counter", "local", 999, took);
     metrics.requests_may_be_denied(&[("held", 503), ("gone", 410)]);
     metrics.denied("held");
-    let (first, second) = (metrics.request(), metrics.request());
-    drop(first);
+    let (first, second, third) = (
+        metrics.request("counter"),
+        metrics.request("counter"),
+        metrics.request("d"),
+    );
+    first.answered("relay", 204);
+    third.denied("gone", 410);
     metrics.sessions(&BTreeMap::from([("counter".to_owned(), 3)]), 2);
     holds(
         &metrics,
@@ -122,9 +133,12 @@ fn requests_are_counted_and_a_client_cannot_make_labels() {
             "blosm_gateway_request_seconds_sum{route=\"local\",service=\"other\"} 0.09",
             "blosm_gateway_denied_total{reason=\"held\"} 1",
             // What has not happened yet is seen to happen.
-            "blosm_gateway_denied_total{reason=\"gone\"} 0",
+            "blosm_gateway_denied_total{reason=\"client_gone\"} 0",
+            "blosm_gateway_denied_total{reason=\"gone\"} 1",
+            "blosm_gateway_requests_total{code=\"204\",route=\"relay\",service=\"counter\"} 1",
             "blosm_gateway_requests_total{code=\"503\",route=\"none\",service=\"counter\"} 0",
-            "blosm_gateway_requests_total{code=\"410\",route=\"none\",service=\"other\"} 0",
+            "blosm_gateway_requests_total{code=\"410\",route=\"none\",service=\"other\"} 1",
+            "blosm_gateway_requests_total{code=\"499\",route=\"none\",service=\"counter\"} 0",
             "blosm_gateway_requests 1",
             "blosm_session_opened_total{service=\"other\"} 3",
             "blosm_session_owned{service=\"counter\"} 3",
@@ -137,6 +151,9 @@ fn requests_are_counted_and_a_client_cannot_make_labels() {
         &metrics,
         &[
             "blosm_gateway_requests 0",
+            // It was let fall unanswered.
+            "blosm_gateway_denied_total{reason=\"client_gone\"} 1",
+            "blosm_gateway_requests_total{code=\"499\",route=\"none\",service=\"counter\"} 1",
             "blosm_session_owned{service=\"counter\"} 0",
         ],
     );
@@ -233,6 +250,7 @@ fn ledger_machine_and_node_show_what_they_are_told() {
             "blosm_ledger_store_stopped 1",
             "blosm_ledger_transactions_total{kind=\"hand_over\"} 0",
             "blosm_ledger_seal_seconds_count 0",
+            "blosm_ledger_rejected_total{reason=\"ack_flood\"} 0",
             "blosm_resource_memory_bytes{kind=\"total\"} 4000",
             "blosm_resource_cpu_cores{kind=\"reserved\"} 0.5",
             "blosm_resource_gpu_ratio{kind=\"total\"} 2",

@@ -10,6 +10,7 @@
 //! ```
 //! This task moves bytes and asks; what the session *is* here changes only in its [`super::actor`].
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -97,6 +98,7 @@ pub(super) async fn run(parts: Arc<Parts>, slot: Arc<Slot>, visit: Visit) {
         pull: None,
         rate: None,
         method: Method::Image,
+        instead_of: None,
         claim: Vec::new(),
         applied: false,
         spool,
@@ -127,6 +129,8 @@ struct Incoming {
     rate: Option<f64>,
     /// The method that the source has agreed to.
     method: Method,
+    /// The one that was wanted, if another had to be taken.
+    instead_of: Option<Method>,
     /// The signed claim, to be presented again if another method has to be taken.
     claim: Vec<u8>,
     /// The container is in the journal: only the source's word removes it now.

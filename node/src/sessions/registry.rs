@@ -87,7 +87,9 @@ impl Registry {
 
     /// Requests that wait at the gates of all sessions.
     pub(super) fn held_requests(&self) -> usize {
-        self.lock().values().map(|slot| slot.gate.waiting()).sum()
+        // Requests look for their slot here: they do not wait for every gate in turn.
+        let slots: Vec<Arc<Slot>> = self.lock().values().cloned().collect();
+        slots.iter().map(|slot| slot.gate.waiting()).sum()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Slot>>> {

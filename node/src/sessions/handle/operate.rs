@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use blosm_migrate::resources::{Machine, ResourceError};
+use blosm_migrate::resources::Machine;
 
 use super::*;
 use crate::sessions::Progress;
@@ -269,12 +269,15 @@ impl SessionsHandle {
         (leaving, coming, self.0.registry.held_requests())
     }
 
-    /// The machine as a whole.
-    ///
-    /// # Errors
-    /// The kernel's figures can't be read.
-    pub(crate) fn machine(&self) -> Result<Machine, ResourceError> {
-        self.0.parts.machine()
+    /// The machine as a whole; none when it cannot be read.
+    pub(crate) async fn machine(&self) -> Option<Machine> {
+        let watcher = self.0.parts.watcher.clone();
+        // An error means that the node stops.
+        let read = tokio::task::spawn_blocking(move || watcher.machine())
+            .await
+            .ok()?;
+        read.inspect_err(|error| tracing::warn!(%error, "the machine cannot be read"))
+            .ok()
     }
 
     /// Whether the operator empties this node.

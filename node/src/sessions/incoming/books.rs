@@ -114,7 +114,9 @@ impl Incoming {
             report.ledger.sealed_ms = known.ledger.sealed_ms;
             report.ledger.keep_heights(&known.ledger.transactions);
         }
-        self.parts.metrics.migration(self.method.as_str(), &report, why);
+        self.parts
+            .metrics
+            .migration(self.method, self.instead_of, &report, why);
         self.parts.reports.put(report.clone());
         let (parts, visit) = (self.parts.clone(), self.visit.clone());
         tokio::spawn(async move { send(&parts, &visit, &report).await });

@@ -108,7 +108,7 @@ impl Incoming {
         let wanted = self.parts.methods.fitting(asked, service);
         let no_images = self.parts.methods.no_images();
         if let (Method::Image, Some(why)) = (asked, no_images) {
-            self.report.fallback = Some(format!("image: {why}"));
+            self.took_another(Method::Image, why);
         }
         let wanted = match (wanted, self.parts.methods.live()) {
             (Method::Live, Live::Off(why)) if no_images.is_none() => {
@@ -125,7 +125,12 @@ impl Incoming {
     }
 
     pub(super) fn fall_back(&mut self, why: NoLive) {
-        self.report.fallback = Some(format!("live: {why}"));
+        self.took_another(Method::Live, why);
+    }
+
+    fn took_another(&mut self, wanted: Method, why: impl fmt::Display) {
+        self.instead_of = Some(wanted);
+        self.report.fallback = Some(format!("{wanted}: {why}"));
     }
 
     /// Rule 2: to the owner and to the proposer at the same time. Gives the method that the owner agrees to; none when
