@@ -77,6 +77,18 @@ impl NodeClient {
         serde_json::from_str(&answer).with_context(|| format!("{path}: {answer}"))
     }
 
+    /// DELETE, with the node's token.
+    ///
+    /// # Errors
+    /// The node does not answer, or refuses.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        let (status, answer) = self.call(self.api, Method::DELETE, path, None, CHANGE).await?;
+        if !(200..300).contains(&status) {
+            bail!("{path}: status {status}: {answer}");
+        }
+        Ok(())
+    }
+
     /// Whether `/readyz` says that the gateway serves.
     pub async fn ready(&self) -> bool {
         matches!(
@@ -94,12 +106,13 @@ impl NodeClient {
         limit: Duration,
     ) -> Result<(u16, String)> {
         let url = format!("http://{address}{path}");
-        let token = if body.is_some() {
+        // Whoever can reach a node may read there.
+        let token = if method == Method::GET {
+            None
+        } else {
             let text =
                 std::fs::read_to_string(&self.token).with_context(|| format!("{}", self.token.display()))?;
             Some(text.trim().to_owned())
-        } else {
-            None
         };
         let ask = move |client: reqwest::Client| async move {
             let mut request = client.request(method, url).timeout(limit);

@@ -198,12 +198,25 @@ fn keep_logs(state: &State) {
             .into_iter()
             .flatten()
         {
-            let name = log.file_name().unwrap_or_default().to_string_lossy();
-            let kept = fs::create_dir_all(&to)
-                .and_then(|()| fs::copy(&log, to.join(format!("{}-{name}", host.label))).map(drop));
-            if let Err(error) = kept {
-                tracing::warn!(%error, log = %log.display(), "not kept");
-            }
+            keep(&to, &host.label, &log);
         }
+    }
+    let watched = fs::read_dir(state.dir.join("monitor")).into_iter().flatten();
+    for log in watched.filter_map(|entry| Some(entry.ok()?.path())) {
+        if log.extension().is_some_and(|extension| extension == "log") {
+            keep(&to, "monitor", &log);
+        }
+    }
+}
+
+fn keep(to: &Path, of: &str, log: &Path) {
+    // Not every testnet has engines.
+    if !log.is_file() {
+        return;
+    }
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    let kept = fs::create_dir_all(to).and_then(|()| fs::copy(log, to.join(format!("{of}-{name}"))).map(drop));
+    if let Err(error) = kept {
+        tracing::warn!(%error, log = %log.display(), "not kept");
     }
 }

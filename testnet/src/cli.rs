@@ -311,7 +311,11 @@ async fn up(options: Up) -> Result<()> {
         status::print(&testnet, false).await?;
     }
     if options.monitor {
-        println!("\n{}", monitor::start(&mut testnet, None, true).await?);
+        let wish = monitor::Wish {
+            with_grafana: true,
+            ..monitor::Wish::default()
+        };
+        println!("\n{}", monitor::start(&mut testnet, &wish).await?);
     }
     let dir = testnet.state().dir.clone();
     let commands = match options.runtime {

@@ -27,7 +27,7 @@ use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
 
 use crate::cleanup;
-use crate::monitor::{self, files};
+use crate::monitor::{self, Wish, files};
 use crate::teller::Teller;
 use crate::testnet::{Spec, Testnet};
 use fill::Values;
@@ -73,12 +73,17 @@ pub async fn run(options: CheckDashboards) -> Result<()> {
     };
     let mut testnet = Testnet::up(&spec, &|line| teller.say(line)).await?;
     let began = now();
-    let watching = monitor::start(&mut testnet, Some(EVERY_S), false).await?;
+    let how = Wish {
+        every_s: Some(EVERY_S),
+        with_grafana: false,
+        alerts_at_once: true,
+    };
+    let watching = monitor::start(&mut testnet, &how).await?;
     let url = watching.prometheus.context("Prometheus was started")?.url;
     teller.say(&format!("Prometheus listens on {url}"));
     let prometheus = Prometheus::at(&url)?;
     found(&prometheus, spec.hosts.len()).await?;
-    let driving = load::begin(&mut testnet, &teller).await?;
+    let driving = load::begin(&mut testnet, &prometheus, &teller).await?;
     promtool::check(&testnet).await?;
     teller.say("promtool has nothing against the metrics, the rules and the configuration");
     // What was counted last has to be read, and to lie within a rate's window.
@@ -88,7 +93,9 @@ pub async fn run(options: CheckDashboards) -> Result<()> {
         to: now(),
         step: STEP,
     };
-    let tally = ask(&prometheus, &dashboards, span).await?;
+    let known = prometheus.names().await?;
+    let broken_alerts = alerts(&prometheus, &known).await?;
+    let tally = ask(&prometheus, &dashboards, span, &known).await?;
     drop(driving);
     if options.keep {
         println!("Prometheus: {url}");
@@ -103,7 +110,43 @@ pub async fn run(options: CheckDashboards) -> Result<()> {
     if tally.with_data < tally.queries || tally.broken > 0 {
         bail!("the dashboards do not hold");
     }
+    if broken_alerts > 0 {
+        bail!("{broken_alerts} alerts do not hold");
+    }
     Ok(())
+}
+
+/// Holds the alerts against real metrics; gives how many cannot be evaluated, or name metrics that there are not.
+async fn alerts(prometheus: &Prometheus, known: &BTreeSet<String>) -> Result<usize> {
+    let alerts = prometheus.alerts().await?;
+    if alerts.is_empty() {
+        bail!("Prometheus has no alerts");
+    }
+    let mut broken = 0;
+    for alert in &alerts {
+        let unknown: Vec<String> = promql::metrics(&alert.query)
+            .into_iter()
+            .filter(|name| !known.contains(name))
+            .collect();
+        let finding = match &alert.against {
+            Some(error) => Finding::Error(error.clone()),
+            None if !unknown.is_empty() => Finding::Unknown(unknown),
+            None => continue,
+        };
+        broken += 1;
+        tell(
+            "rules.yml",
+            &format!("alert {}", alert.name),
+            &finding,
+            &alert.query,
+        );
+    }
+    println!(
+        "rules.yml: {} alerts, {} hold",
+        alerts.len(),
+        alerts.len() - broken
+    );
+    Ok(broken)
 }
 
 fn read(files: &[PathBuf]) -> Result<Vec<Dashboard>> {
@@ -141,34 +184,43 @@ struct Tally {
     broken: usize,
 }
 
-async fn ask(prometheus: &Prometheus, dashboards: &[Dashboard], span: Span) -> Result<Tally> {
-    let known = prometheus.names().await?;
+async fn ask(
+    prometheus: &Prometheus,
+    dashboards: &[Dashboard],
+    span: Span,
+    known: &BTreeSet<String>,
+) -> Result<Tally> {
     let mut all = Tally::default();
     for dashboard in dashboards {
         let mut own = Tally::default();
         let mut values = Values::times(&format!("{:.0}s", (span.to - span.from).max(1.0)), RATE);
         for variable in &dashboard.variables {
             own.queries += usize::from(variable.source != Source::Datasource);
-            match look_up(prometheus, variable, &mut values, &known).await? {
+            match look_up(prometheus, variable, &mut values, known).await? {
                 Some(Finding::Data) => own.with_data += 1,
-                Some(finding) => tell(dashboard, &format!("variable {}", variable.name), &finding, ""),
+                Some(finding) => tell(
+                    &dashboard.file,
+                    &format!("variable {}", variable.name),
+                    &finding,
+                    "",
+                ),
                 None => {}
             }
         }
         for query in &dashboard.queries {
-            let (expr, finding) = asked(prometheus, query, &values, span, &known).await;
+            let (expr, finding) = asked(prometheus, query, &values, span, known).await;
             own.queries += 1;
             match finding {
                 Finding::Data => own.with_data += 1,
-                finding => tell(dashboard, &query.place, &finding, &expr),
+                finding => tell(&dashboard.file, &query.place, &finding, &expr),
             }
         }
         for query in &dashboard.annotations {
-            match asked(prometheus, query, &values, span, &known).await {
+            match asked(prometheus, query, &values, span, known).await {
                 (_, Finding::Data | Finding::Empty) => {}
                 (expr, finding) => {
                     own.broken += 1;
-                    tell(dashboard, &query.place, &finding, &expr);
+                    tell(&dashboard.file, &query.place, &finding, &expr);
                 }
             }
         }
@@ -212,6 +264,7 @@ async fn look_up(
     Ok(Some(finding))
 }
 
+/// Asks a query, and then all of it of which an `or` may hide that it has nothing to show; gives what was found wanting.
 async fn asked(
     prometheus: &Prometheus,
     query: &Query,
@@ -224,12 +277,22 @@ async fn asked(
         Ok(expr) => {
             let answer = prometheus.query(&expr, query.instant, span).await;
             let finding = judge(&expr, &query.labels, &answer, known);
-            (expr, finding)
+            if finding != Finding::Data {
+                return (expr, finding);
+            }
+            for operand in promql::alternatives(&expr) {
+                let answer = prometheus.query(operand, query.instant, span).await;
+                let finding = judge(operand, &[], &answer, known);
+                if finding != Finding::Data {
+                    return (operand.to_owned(), finding);
+                }
+            }
+            (expr, Finding::Data)
         }
     }
 }
 
-fn tell(dashboard: &Dashboard, place: &str, finding: &Finding, expr: &str) {
+fn tell(file: &str, place: &str, finding: &Finding, expr: &str) {
     let word = match finding {
         Finding::Data => "has data".to_owned(),
         Finding::Empty => "has nothing to show".to_owned(),
@@ -237,7 +300,7 @@ fn tell(dashboard: &Dashboard, place: &str, finding: &Finding, expr: &str) {
         Finding::Unlabelled(labels) => format!("shows labels that it does not have: {}", labels.join(", ")),
         Finding::Error(error) => format!("cannot be answered: {error}"),
     };
-    println!("{}: {place} {word}\n    {expr}", dashboard.file);
+    println!("{file}: {place} {word}\n    {expr}");
 }
 
 fn now() -> f64 {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -35,6 +36,8 @@ const START: Duration = Duration::from_secs(60);
 const SOURCES: usize = 3;
 /// Where packages put Grafana's own files.
 const GRAFANA_HOME: &str = "/usr/share/grafana";
+/// What lies in every folder of Grafana's own files.
+const GRAFANA_DEFAULTS: &str = "conf/defaults.ini";
 /// Nodes up to which every one is read each 2 s; more of them each 5 s.
 const FEW: usize = 20;
 
@@ -47,6 +50,20 @@ pub struct Monitor {
     pub grafana: Option<Program>,
     /// The way into the hosts' network, last known.
     pub bridge: Option<Process>,
+    /// Why Grafana does not run though it is there.
+    #[serde(default)]
+    pub grafana_failed: Option<String>,
+}
+
+/// How a testnet is to be watched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Seconds between two readings of a node; left out it follows from the number of nodes.
+    pub every_s: Option<u32>,
+    /// Grafana too, where there is one.
+    pub with_grafana: bool,
+    /// Alerts fire as soon as their condition holds.
+    pub alerts_at_once: bool,
 }
 
 /// One of the programs.
@@ -78,9 +95,11 @@ impl fmt::Display for Monitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [prometheus, grafana] = self.urls();
         writeln!(f, "Prometheus  {}", prometheus.unwrap_or("does not run"))?;
-        match grafana {
-            Some(url) => write!(f, "Grafana     {url}/dashboards (folder BloSM)"),
-            None => write!(
+        match (grafana, &self.grafana_failed) {
+            (Some(url), _) => write!(f, "Grafana     {url}/dashboards (folder BloSM)"),
+            (None, Some(why)) => write!(f, "Grafana     does not run: {why}"),
+            (None, None) if self.grafana.is_some() => write!(f, "Grafana     has ended"),
+            (None, None) => write!(
                 f,
                 "Grafana     does not run: install it (https://grafana.com/grafana/download), or import grafana/dashboards into \
                  one that you have, with that Prometheus as its data source"
@@ -100,12 +119,11 @@ pub fn prometheus() -> Result<PathBuf> {
     )
 }
 
-/// Starts what is there, beside a testnet that runs. `every_s` is the time between two readings of a node in seconds; left
-/// out it follows from the number of nodes.
+/// Starts what is there, beside a testnet that runs. A Grafana that does not start is left out, and said to be.
 ///
 /// # Errors
-/// There is no Prometheus, or one of the programs does not start.
-pub async fn start(testnet: &mut Testnet, every_s: Option<u32>, with_grafana: bool) -> Result<Monitor> {
+/// There is no Prometheus, or it does not start.
+pub async fn start(testnet: &mut Testnet, wish: &Wish) -> Result<Monitor> {
     let program = prometheus()?;
     let state = testnet.state().clone();
     let dir = state.dir.join("monitor");
@@ -114,23 +132,39 @@ pub async fn start(testnet: &mut Testnet, every_s: Option<u32>, with_grafana: bo
         Ground::Loopback => None,
         Ground::Road => {
             let port = ports::find(1)?;
-            let process = bridge::start(port, &dir).await?;
+            let process = bridge::spawn(port, &dir)?;
             testnet.monitored(|monitor| monitor.bridge = Some(process))?;
+            bridge::listens(process, port, &dir).await?;
             Some(port)
         }
     };
     let few = state.hosts.len() <= FEW;
     let watch = Watch {
         sources: sources(&state),
-        every_s: every_s.unwrap_or(if few { 2 } else { 5 }),
+        every_s: wish.every_s.unwrap_or(if few { 2 } else { 5 }),
+        alerts_at_once: wish.alerts_at_once,
         proxy,
     };
-    let prometheus = start_prometheus(&program, &dir, &watch).await?;
-    let url = prometheus.url.clone();
+    // Each is noted before it is waited for: whatever comes between, `down` ends it.
+    let prometheus = spawn_prometheus(&program, &dir, &watch)?;
+    let (process, url) = (prometheus.process, prometheus.url.clone());
     testnet.monitored(|monitor| monitor.prometheus = Some(prometheus))?;
-    if let Some(words) = grafana().filter(|_| with_grafana) {
-        let grafana = start_grafana(&words, &dir, &url).await?;
-        testnet.monitored(|monitor| monitor.grafana = Some(grafana))?;
+    wait(
+        process,
+        &format!("{url}/-/ready"),
+        "Prometheus",
+        &dir.join("prometheus.log"),
+    )
+    .await?;
+    if let Some(program) = grafana_program().filter(|_| wish.with_grafana)
+        && let Err(error) = start_grafana(testnet, &program, &dir, &url, watch.every_s).await
+    {
+        testnet.monitored(|monitor| {
+            if let Some(grafana) = monitor.grafana.take() {
+                grafana.process.signal(Signal::KILL);
+            }
+            monitor.grafana_failed = Some(format!("{error:#}"));
+        })?;
     }
     Ok(testnet.state().monitor.clone())
 }
@@ -148,7 +182,7 @@ fn sources(state: &State) -> Vec<String> {
         .collect()
 }
 
-async fn start_prometheus(program: &Path, dir: &Path, watch: &Watch) -> Result<Program> {
+fn spawn_prometheus(program: &Path, dir: &Path, watch: &Watch) -> Result<Program> {
     let config = files::write_prometheus(dir, watch)?;
     let (log, address) = (dir.join("prometheus.log"), free(9090)?);
     let arguments = [
@@ -158,24 +192,44 @@ async fn start_prometheus(program: &Path, dir: &Path, watch: &Watch) -> Result<P
         "--log.level=warn".to_owned(),
     ];
     let process = Process::spawn_at(&Seat::Here, program, &arguments, &log)?;
-    let url = format!("http://{address}");
-    wait(process, &format!("{url}/-/ready"), "Prometheus", &log).await?;
-    Ok(Program { process, url })
+    Ok(Program {
+        process,
+        url: format!("http://{address}"),
+    })
 }
 
-/// The words that start the system's Grafana, if there is one.
-fn grafana() -> Option<Vec<String>> {
-    let word = |path: PathBuf| path.display().to_string();
-    match (shell::find("grafana"), shell::find("grafana-server")) {
-        (Some(program), _) => Some(vec![word(program), "server".to_owned()]),
-        (None, Some(program)) => Some(vec![word(program)]),
-        (None, None) => None,
-    }
+/// The system's Grafana, if there is one.
+fn grafana_program() -> Option<PathBuf> {
+    shell::find("grafana").or_else(|| shell::find("grafana-server"))
 }
 
-async fn start_grafana(words: &[String], dir: &Path, prometheus_url: &str) -> Result<Program> {
+/// Grafana's own files: above the folder of the program, where a release was unpacked, or where packages put them.
+fn grafana_home(program: &Path) -> Result<PathBuf> {
+    let resolved = program
+        .canonicalize()
+        .with_context(|| format!("{}", program.display()))?;
+    let unpacked = resolved.parent().and_then(Path::parent).map(Path::to_owned);
+    let mut homes = unpacked.into_iter().chain([PathBuf::from(GRAFANA_HOME)]);
+    homes
+        .find(|home| home.join(GRAFANA_DEFAULTS).is_file())
+        .with_context(|| {
+            format!(
+                "there is no {GRAFANA_DEFAULTS} in {GRAFANA_HOME}, nor beside {}",
+                resolved.display()
+            )
+        })
+}
+
+async fn start_grafana(
+    testnet: &mut Testnet,
+    program: &Path,
+    dir: &Path,
+    prometheus_url: &str,
+    every_s: u32,
+) -> Result<()> {
     let own = dir.join("grafana");
-    let provisioning = files::write_grafana(&own, prometheus_url)?;
+    let home = grafana_home(program)?;
+    let provisioning = files::write_grafana(&own, prometheus_url, every_s)?;
     let (log, address) = (dir.join("grafana.log"), free(3000)?);
     let (host, port) = address.split_once(':').context("an address has a port")?;
     let settings = [
@@ -185,27 +239,32 @@ async fn start_grafana(words: &[String], dir: &Path, prometheus_url: &str) -> Re
         ("PATHS_LOGS", own.join("logs").display().to_string()),
         ("PATHS_PLUGINS", own.join("plugins").display().to_string()),
         ("PATHS_PROVISIONING", provisioning.display().to_string()),
-        // It listens on loopback only, and shows nothing that the nodes' own pages do not.
+        // It listens on loopback only; whoever is there may look.
         ("AUTH_ANONYMOUS_ENABLED", "true".to_owned()),
-        ("AUTH_ANONYMOUS_ORG_ROLE", "Admin".to_owned()),
+        ("AUTH_ANONYMOUS_ORG_ROLE", "Viewer".to_owned()),
         ("ANALYTICS_REPORTING_ENABLED", "false".to_owned()),
         ("ANALYTICS_CHECK_FOR_UPDATES", "false".to_owned()),
         ("ANALYTICS_CHECK_FOR_PLUGIN_UPDATES", "false".to_owned()),
+        ("PLUGINS_PREINSTALL_DISABLED", "true".to_owned()),
     ];
+    // The older program is a server and nothing else.
+    let server = program.file_name().is_some_and(|name| name == "grafana");
     let arguments: Vec<String> = settings
         .into_iter()
         .map(|(name, value)| format!("GF_{name}={value}"))
-        .chain(words.iter().cloned())
+        .chain([program.display().to_string()])
+        .chain(server.then(|| "server".to_owned()))
         .chain([
-            format!("--homepath={GRAFANA_HOME}"),
+            format!("--homepath={}", home.display()),
             format!("--pidfile={}", own.join("grafana.pid").display()),
         ])
         .collect();
     let env = shell::find("env").context("env is not on the PATH")?;
     let process = Process::spawn_at(&Seat::Here, &env, &arguments, &log)?;
     let url = format!("http://{address}");
-    wait(process, &format!("{url}/api/health"), "Grafana", &log).await?;
-    Ok(Program { process, url })
+    let health = format!("{url}/api/health");
+    testnet.monitored(|monitor| monitor.grafana = Some(Program { process, url }))?;
+    wait(process, &health, "Grafana", &log).await
 }
 
 /// An address of loopback that is free now: with the usual port, or with another.

@@ -30,8 +30,7 @@ pub(super) fn judge(
 ) -> Finding {
     let unknown: Vec<String> = promql::metrics(expr)
         .into_iter()
-        // Prometheus makes it, and only when an alert is pending or fires.
-        .filter(|name| !known.contains(name) && name != "ALERTS")
+        .filter(|name| !known.contains(name))
         .collect();
     match answer {
         Err(error) => Finding::Error(error.clone()),
@@ -106,10 +105,6 @@ mod tests {
             judge("a or b", &[], &full, &known),
             Finding::Unknown(vec!["b".to_owned()]),
             "although there is something to draw"
-        );
-        assert_eq!(
-            judge("count(ALERTS) or vector(0)", &[], &full, &known),
-            Finding::Data
         );
         let by_node =
             Ok(json!({"resultType": "vector", "result": [{"metric": {"node": "n"}, "value": [1, "1"]}]}));

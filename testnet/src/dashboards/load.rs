@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  node      1          2          3          4          5           6
-//!        authority   <---- cars, their containers ---->  small    is killed
+//!        authority   <---- cars, their containers ---->  small,   is killed
+//!                    crowded                             drained
 //! ```
 
 use std::future::Future;
@@ -12,11 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use toml::Table;
 
 use super::page;
+use super::prometheus::Prometheus;
 use crate::car::{Car, CarPlan, POSITION, SESSION};
 use crate::hosts::Seat;
 use crate::offers::Resources;
@@ -31,6 +34,15 @@ const KILLED: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A request to a session whose owner is down is tried for 15 s.
 const ANSWER: Duration = Duration::from_secs(40);
+/// A client that does not wait for so long has gone.
+const HASTE: Duration = Duration::from_millis(500);
+/// What lasts for so long has been read by Prometheus.
+const SEEN: Duration = Duration::from_secs(3);
+/// The alert that fires for a node that is down.
+const ALERT: &str = "BlosmNodeDown";
+/// The node to which more connections come than one address may have, which are 64.
+const CROWDED: usize = 2;
+const CROWD: usize = 100;
 /// Random bytes in a container that is to be on its way for some seconds.
 const LARGE: u64 = 6 << 20;
 /// What a node fetches in a second.
@@ -91,7 +103,7 @@ impl Shuttle {
 ///
 /// # Errors
 /// Something did not come about in time; the text says what.
-pub(super) async fn begin(testnet: &mut Testnet, teller: &Teller) -> Result<Load> {
+pub(super) async fn begin(testnet: &mut Testnet, prometheus: &Prometheus, teller: &Teller) -> Result<Load> {
     let client = Client::builder().no_proxy().timeout(ANSWER).build()?;
     let mut shuttles = [
         Shuttle::of(testnet, "/counter/", &[2, 4, 3])?,
@@ -117,7 +129,10 @@ pub(super) async fn begin(testnet: &mut Testnet, teller: &Teller) -> Result<Load
     fall_back(testnet).await?;
     let parked = relayed(testnet, &client).await?;
     teller.say("requests were refused, a container took another way, another stays where it is");
-    killed(testnet, &client, teller).await?;
+    killed(testnet, &client, prometheus, teller).await?;
+    crowded(testnet).await?;
+    drained(testnet).await?;
+    teller.say("strangers were turned away, a node was emptied and serves again");
     Ok(Load {
         _parked: parked,
         _driver: driver,
@@ -184,7 +199,12 @@ async fn relayed(testnet: &Testnet, client: &Client) -> Result<Car> {
 }
 
 /// A node dies while it gives a large container away, and is away for a while.
-async fn killed(testnet: &mut Testnet, client: &Client, teller: &Teller) -> Result<()> {
+async fn killed(
+    testnet: &mut Testnet,
+    client: &Client,
+    prometheus: &Prometheus,
+    teller: &Teller,
+) -> Result<()> {
     let token = open(testnet, client, KILLED).await?;
     let path = format!("/counter/fill?bytes={LARGE}");
     let filled = ask(testnet, client, KILLED, Method::POST, &path, Some(&token)).await?;
@@ -209,13 +229,59 @@ async fn killed(testnet: &mut Testnet, client: &Client, teller: &Teller) -> Resu
         page::sum(&page, "blosm_migrate_total", &["outcome=\"aborted\""]) > 0.0
     })
     .await?;
+    // A client that does not wait for what the next one is told.
+    let hasty = ask(testnet, client, 2, Method::GET, "/counter/count", Some(&token));
+    if let Ok(answer) = timeout(HASTE, hasty).await {
+        bail!(
+            "a session whose owner is dead is answered at once: {}",
+            answer?.status
+        );
+    }
+    until("its leaving is counted", || async {
+        total(testnet, "blosm_gateway_denied_total", &["reason=\"client_gone\""]).await > 0.0
+    })
+    .await?;
     let answer = ask(testnet, client, 2, Method::GET, "/counter/count", Some(&token)).await?;
     if answer.status != 503 {
         bail!("a session whose owner is dead is answered with {}", answer.status);
     }
+    until("an alert fires for it", || async {
+        let alerts = prometheus.alerts().await.unwrap_or_default();
+        alerts.iter().any(|alert| alert.name == ALERT && alert.fires)
+    })
+    .await?;
     testnet.start_node(KILLED).await?;
     teller.say("a node died with a container on its way, and is back");
     Ok(())
+}
+
+/// More connections than one address may have that say nothing.
+async fn crowded(testnet: &Testnet) -> Result<()> {
+    let host = testnet.state().host(CROWDED)?;
+    let mut silent = Vec::new();
+    for _ in 0..CROWD {
+        // Those that are refused may fail here too.
+        silent.push(TcpStream::connect((host.address, host.ports.peer)).await);
+    }
+    until("connections are refused", || async {
+        total(testnet, "blosm_net_refused_total", &["reason=\"address\""]).await > 0.0
+    })
+    .await
+}
+
+/// A node gives its sessions away and then serves again.
+async fn drained(testnet: &Testnet) -> Result<()> {
+    let at = testnet.client(SMALL)?;
+    at.post("/v1/drain", &json!({})).await?;
+    until("the small node is empty", || async {
+        let page = at.metrics().await.unwrap_or_default();
+        page::sum(&page, "blosm_node_drained", &[]) > 0.0
+            && page::sum(&page, "blosm_session_owned", &[]) == 0.0
+    })
+    .await?;
+    // So that Prometheus sees it, which reads a node each second.
+    sleep(SEEN).await;
+    at.delete("/v1/drain").await
 }
 
 struct Answer {

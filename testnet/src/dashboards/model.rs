@@ -76,8 +76,9 @@ impl Dashboard {
                     .collect::<Result<_>>()?,
                 queries,
                 annotations: list(&json["annotations"]["list"])
-                    .filter(|annotation| annotation["expr"].is_string())
-                    .map(|annotation| query(annotation, "annotation", "name"))
+                    // Grafana's own asks no Prometheus.
+                    .filter(|annotation| annotation["builtIn"] != 1)
+                    .map(annotation)
                     .collect::<Result<_>>()?,
             })
         };
@@ -104,14 +105,31 @@ fn add_panel(panel: &Value, queries: &mut Vec<Query>) -> Result<()> {
     Ok(())
 }
 
+fn annotation(json: &Value) -> Result<Query> {
+    // A newer form of the same, of which nothing here would be asked.
+    if json["target"]["expr"].is_string() {
+        bail!(
+            "annotation {}: write its query as expr, not as target.expr",
+            json["name"]
+        );
+    }
+    query(json, "annotation", "name")
+}
+
 fn query(asked: &Value, place: &str, name: &str) -> Result<Query> {
     let place = format!("{place} {}", asked[name].as_str().unwrap_or("?"));
     let expr = asked["expr"]
         .as_str()
         .with_context(|| format!("{place} has no expr"))?;
+    let instant = asked["instant"] == true;
+    if instant && asked["range"] == true {
+        bail!(
+            "{place} is asked for a point in time and for a range at once, and only one of them would be checked"
+        );
+    }
     Ok(Query {
         expr: expr.to_owned(),
-        instant: asked["instant"] == true,
+        instant,
         labels: legend_labels(asked["legendFormat"].as_str().unwrap_or_default()),
         place,
     })
@@ -223,6 +241,20 @@ mod tests {
             (
                 json!({"panels": [{"type": "stat", "title": "t", "targets": [{"refId": "A"}]}]}),
                 "panel \"t\" A has no expr",
+            ),
+            (
+                json!({"panels": [{"type": "stat", "title": "t", "targets": [
+                    {"refId": "A", "expr": "a", "instant": true, "range": true},
+                ]}]}),
+                "panel \"t\" A is asked for a point in time and for a range",
+            ),
+            (
+                json!({"panels": [panel], "annotations": {"list": [{"name": "n", "target": {"expr": "a"}}]}}),
+                "annotation \"n\": write its query as expr",
+            ),
+            (
+                json!({"panels": [panel], "annotations": {"list": [{"name": "n"}]}}),
+                "annotation n has no expr",
             ),
             (
                 variable(json!({"name": "v", "type": "interval"})),

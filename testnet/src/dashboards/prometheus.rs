@@ -17,6 +17,18 @@ pub(super) struct Span {
     pub(super) step: f64,
 }
 
+/// An alert, as Prometheus evaluates it.
+#[derive(Clone, Debug)]
+pub(super) struct Alert {
+    pub(super) name: String,
+    /// Its condition, in PromQL.
+    pub(super) query: String,
+    /// What is wrong with it.
+    pub(super) against: Option<String>,
+    /// Its condition holds now.
+    pub(super) fires: bool,
+}
+
 /// A client of one Prometheus.
 #[derive(Debug)]
 pub(super) struct Prometheus {
@@ -70,6 +82,42 @@ impl Prometheus {
         Ok(strings(&self.get("label/__name__/values", &[]).await?)?
             .into_iter()
             .collect())
+    }
+
+    /// The alerts: each with its name, its query, and what Prometheus says against it, if it does.
+    ///
+    /// # Errors
+    /// Prometheus does not answer, or has no rules.
+    pub(super) async fn alerts(&self) -> Result<Vec<Alert>> {
+        let found = self.get("rules", &[("type", "alert".to_owned())]).await?;
+        let groups = found["groups"].as_array().context("groups of rules")?;
+        let rules = groups
+            .iter()
+            .filter_map(|group| group["rules"].as_array())
+            .flatten();
+        let word = |rule: &Value, field: &str| -> Result<String> {
+            let word = rule[field].as_str();
+            Ok(word
+                .with_context(|| format!("a rule without its {field}"))?
+                .to_owned())
+        };
+        rules
+            .map(|rule| -> Result<Alert> {
+                let against = match word(rule, "health")?.as_str() {
+                    "ok" => None,
+                    health => Some(format!(
+                        "{health} {}",
+                        rule["lastError"].as_str().unwrap_or_default()
+                    )),
+                };
+                Ok(Alert {
+                    name: word(rule, "name")?,
+                    query: word(rule, "query")?,
+                    against,
+                    fires: rule["state"] == "firing",
+                })
+            })
+            .collect()
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value> {

@@ -1,4 +1,4 @@
-//! The names of the metrics in a PromQL expression.
+//! The names of the metrics in a PromQL expression, and what of it stands in for what.
 
 use std::collections::BTreeSet;
 
@@ -60,6 +60,42 @@ pub(super) fn metrics(expr: &str) -> BTreeSet<String> {
         }
         rest = &rest[skipped..];
     }
+    found
+}
+
+/// What stands left and right of every `or`, without what is always there (`vector(0)`): one hides that the other has
+/// nothing to show. Empty without an `or`.
+pub(super) fn alternatives(expr: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    // For each open bracket: where what may be an operand begins, and whether an `or` stood before it.
+    let mut open = vec![(0, false)];
+    let mut at = 0;
+    while let Some(c) = expr[at..].chars().next() {
+        let length = match c {
+            '"' | '\'' | '`' => string(&expr[at..]),
+            '{' => closed(&expr[at..], '{', '}'),
+            '[' => closed(&expr[at..], '[', ']'),
+            c if is_word(c) => word(&expr[at..]),
+            c => c.len_utf8(),
+        };
+        let is_or = is_word(c) && expr[at..at + length].eq_ignore_ascii_case("or");
+        if is_or || c == ',' || c == ')' {
+            let (begin, after_or) = open.pop().unwrap_or((at, false));
+            if is_or || after_or {
+                found.push(expr[begin..at].trim());
+            }
+            if c != ')' {
+                open.push((at + length, is_or));
+            }
+        } else if c == '(' {
+            open.push((at + length, false));
+        }
+        at += length;
+    }
+    if let Some((begin, true)) = open.pop() {
+        found.push(expr[begin..].trim());
+    }
+    found.retain(|operand| !operand.starts_with("vector("));
     found
 }
 
@@ -142,6 +178,26 @@ mod tests {
         ] {
             let expected: BTreeSet<String> = names.into_iter().map(str::to_owned).collect();
             assert_eq!(metrics(expr), expected, "{expr}");
+        }
+    }
+
+    #[test]
+    fn what_an_or_hides_is_found() {
+        for (expr, operands) in [
+            ("sum(a) / b", vec![]),
+            ("sum(a{b=\"c or d\"}) or vector(0)", vec!["sum(a{b=\"c or d\"})"]),
+            (
+                "(sum(a) or vector(0)) / sum(b) or OR_c[5m]",
+                vec!["sum(a)", "(sum(a) or vector(0)) / sum(b)", "OR_c[5m]"],
+            ),
+            (
+                "min by (n) (a or label_replace(b, \"x\", \"y\", \"\", \"\"), c)",
+                vec!["a", "label_replace(b, \"x\", \"y\", \"\", \"\")"],
+            ),
+            ("a or b or c", vec!["a", "b", "c"]),
+            ("for_a + b_or", vec![]),
+        ] {
+            assert_eq!(alternatives(expr), operands, "{expr}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! host. Nothing else of a testnet can be reached from outside, and this one passes nothing on but readings of nodes.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use axum::Router;
@@ -12,33 +12,48 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rustix::process::Signal;
 
-use crate::api::fresh;
 use crate::hosts::{ROAD, Seat};
 use crate::process::{Process, tail};
 use crate::state::State;
 
+/// What is passed on of a host.
+const PATHS: [&str; 2] = ["/metrics", "/v1/prometheus/targets"];
+
 /// The hidden command that runs it.
 pub(crate) const COMMAND: &str = "monitor-bridge";
 
-/// Starts the proxy as a process of its own, and waits until it listens.
+/// Starts the proxy as a process of its own.
 ///
 /// # Errors
-/// It does not start; the text holds what it said.
-pub(super) async fn start(port: u16, dir: &Path) -> Result<Process> {
+/// It cannot be started.
+pub(super) fn spawn(port: u16, dir: &Path) -> Result<Process> {
     let program = std::env::current_exe()?;
-    let log = dir.join("bridge.log");
     let arguments = [COMMAND, &port.to_string(), &dir.to_string_lossy()].map(str::to_owned);
-    let process = Process::spawn_at(&Seat::Here, &program, &arguments, &log)?;
+    Process::spawn_at(&Seat::Here, &program, &arguments, &log(dir))
+}
+
+fn log(dir: &Path) -> PathBuf {
+    dir.join("bridge.log")
+}
+
+/// Waits until the proxy listens.
+///
+/// # Errors
+/// It does not; the text holds what it said.
+pub(super) async fn listens(process: Process, port: u16, dir: &Path) -> Result<()> {
     let listens = super::until(|| async move {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         tokio::net::TcpStream::connect(address).await.is_ok() || !process.alive()
     })
     .await;
     if listens && process.alive() {
-        return Ok(process);
+        return Ok(());
     }
     process.signal(Signal::KILL);
-    bail!("the way into the hosts' network did not open: {}", tail(&log, 5))
+    bail!(
+        "the way into the hosts' network did not open: {}",
+        tail(&log(dir), 5)
+    )
 }
 
 /// Passes requests on until it is killed. `dir` is the monitor's folder in that of the testnet.
@@ -53,7 +68,12 @@ pub(crate) fn run(port: u16, dir: &Path) -> Result<()> {
     let seat = Seat::Host(state.road().cars());
     let serve = move || {
         seat.block_on(|| async move {
-            let router = Router::new().fallback(pass_on).with_state(fresh()?);
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                // It could lead to what is not passed on.
+                .redirect(reqwest::redirect::Policy::none())
+                .build()?;
+            let router = Router::new().fallback(pass_on).with_state(client);
             let listener = tokio::net::TcpListener::from_std(listener)?;
             axum::serve(listener, router).await?;
             Ok::<_, anyhow::Error>(())
@@ -73,10 +93,13 @@ async fn pass_on(Shared(client): Shared<reqwest::Client>, method: Method, uri: U
 }
 
 async fn answer(client: &reqwest::Client, method: &Method, uri: &Uri) -> Result<Response> {
-    if *method != Method::GET || !is_on_the_road(uri) {
+    if *method != Method::GET || !is_reading(uri) {
         return Ok((
             StatusCode::FORBIDDEN,
-            format!("only GET of http:// addresses in {ROAD} is passed on\n"),
+            format!(
+                "only GET of {} of http:// addresses in {ROAD} is passed on\n",
+                PATHS.join(" and ")
+            ),
         )
             .into_response());
     }
@@ -91,11 +114,12 @@ async fn answer(client: &reqwest::Client, method: &Method, uri: &Uri) -> Result<
     Ok(answer)
 }
 
-/// Whether a request is for a host of a testnet, as a proxy gets it: with scheme and address.
-fn is_on_the_road(uri: &Uri) -> bool {
+/// Whether a request is for what Prometheus reads of a host of a testnet, as a proxy gets it: with scheme and address.
+fn is_reading(uri: &Uri) -> bool {
     let address = uri.host().and_then(|host| host.parse::<Ipv4Addr>().ok());
     let [a, b, c, _] = crate::hosts::address(1).octets();
     uri.scheme_str() == Some("http")
+        && PATHS.contains(&uri.path())
         && address.is_some_and(|address| address.octets().starts_with(&[a, b, c]))
 }
 
@@ -104,17 +128,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_hosts_of_a_testnet_are_asked() {
+    fn only_readings_of_a_testnets_hosts_are_asked_for() {
         for (uri, is) in [
             ("http://10.77.0.1:9480/metrics", true),
-            ("http://10.77.0.200/", true),
-            ("http://10.77.1.1/", false),
-            ("https://10.77.0.1/", false),
-            ("http://127.0.0.1:4480/v1/status", false),
-            ("http://example.org/", false),
+            ("http://10.77.0.200:1/v1/prometheus/targets", true),
+            ("http://10.77.0.1:4480/v1/status", false),
+            ("http://10.77.0.200/", false),
+            ("http://10.77.1.1/metrics", false),
+            ("https://10.77.0.1/metrics", false),
+            ("http://127.0.0.1:9480/metrics", false),
+            ("http://example.org/metrics", false),
             ("/metrics", false),
         ] {
-            assert_eq!(is_on_the_road(&uri.parse().unwrap()), is, "{uri}");
+            assert_eq!(is_reading(&uri.parse().unwrap()), is, "{uri}");
         }
     }
 }

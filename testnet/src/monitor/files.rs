@@ -35,6 +35,7 @@ const PROVIDERS: &str = include_str!("../../../grafana/provisioning/dashboards/b
 const SCRAPE: &str = "scrape_interval: 15s";
 const EVALUATE: &str = "evaluation_interval: 15s";
 const JOB: &str = "  - job_name: blosm\n";
+const INTERVAL: &str = "timeInterval: 15s";
 const SOURCE: &str =
     "      - url: http://127.0.0.1:9480/v1/prometheus/targets\n        refresh_interval: 30s\n";
 const PROMETHEUS_URL: &str = "http://127.0.0.1:9090";
@@ -47,6 +48,8 @@ pub(crate) struct Watch {
     pub(crate) sources: Vec<String>,
     /// Seconds between two readings of a node.
     pub(crate) every_s: u32,
+    /// Alerts fire as soon as their condition holds.
+    pub(crate) alerts_at_once: bool,
     /// The proxy through which the nodes are reached, if they are not on this machine's own network.
     pub(crate) proxy: Option<u16>,
 }
@@ -59,7 +62,11 @@ pub(crate) fn write_prometheus(dir: &Path, watch: &Watch) -> Result<PathBuf> {
     fs::create_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
     let config = dir.join("prometheus.yml");
     write(&config, &prometheus(watch)?)?;
-    write(&dir.join("rules.yml"), RULES)?;
+    let rules = match watch.alerts_at_once {
+        true => at_once(RULES),
+        false => RULES.to_owned(),
+    };
+    write(&dir.join("rules.yml"), &rules)?;
     Ok(config)
 }
 
@@ -67,7 +74,7 @@ pub(crate) fn write_prometheus(dir: &Path, watch: &Watch) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`write_prometheus`].
-pub(crate) fn write_grafana(dir: &Path, prometheus_url: &str) -> Result<PathBuf> {
+pub(crate) fn write_grafana(dir: &Path, prometheus_url: &str, every_s: u32) -> Result<PathBuf> {
     let (dashboards, provisioning) = (dir.join("dashboards"), dir.join("provisioning"));
     for folder in [
         &dashboards,
@@ -80,6 +87,7 @@ pub(crate) fn write_grafana(dir: &Path, prometheus_url: &str) -> Result<PathBuf>
         write(&dashboards.join(name), text)?;
     }
     let sources = swap(SOURCES, PROMETHEUS_URL, prometheus_url)?;
+    let sources = swap(&sources, INTERVAL, &format!("timeInterval: {every_s}s"))?;
     write(&provisioning.join("datasources/blosm.yml"), &sources)?;
     let providers = swap(PROVIDERS, DASHBOARD_DIR, &dashboards.display().to_string())?;
     write(&provisioning.join("dashboards/blosm.yml"), &providers)?;
@@ -107,6 +115,15 @@ fn prometheus(watch: &Watch) -> Result<String> {
     swap(&text, SOURCE, &sources)
 }
 
+/// The rules with no time for which a condition must have held.
+fn at_once(rules: &str) -> String {
+    let lines = rules.lines().map(|line| match line.split_once("for: ") {
+        Some((indent, _)) if indent.trim().is_empty() => format!("{indent}for: 0s\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
 /// Puts `new` in the place of `old`, which must be there once.
 fn swap(text: &str, old: &str, new: &str) -> Result<String> {
     match text.matches(old).count() {
@@ -127,6 +144,7 @@ mod tests {
         Watch {
             sources: vec!["http://a/targets".to_owned(), "http://b/targets".to_owned()],
             every_s: 2,
+            alerts_at_once: false,
             proxy,
         }
     }
@@ -158,14 +176,21 @@ mod tests {
     #[test]
     fn grafana_finds_prometheus_and_the_dashboards_in_the_testnets_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let provisioning = write_grafana(dir.path(), "http://127.0.0.1:7").unwrap();
+        let provisioning = write_grafana(dir.path(), "http://127.0.0.1:7", 5).unwrap();
         let read = |name: &str| fs::read_to_string(provisioning.join(name)).unwrap();
         assert!(read("datasources/blosm.yml").contains("url: http://127.0.0.1:7\n"));
+        assert!(read("datasources/blosm.yml").contains("timeInterval: 5s\n"));
         let dashboards = dir.path().join("dashboards");
         assert!(read("dashboards/blosm.yml").contains(&format!("path: {}\n", dashboards.display())));
         for (name, text) in DASHBOARDS {
             assert_eq!(fs::read_to_string(dashboards.join(name)).unwrap(), text);
         }
+        let rules = at_once(RULES);
+        assert!(
+            !rules.contains("for: 1m") && rules.matches("        for: 0s\n").count() > 10,
+            "{rules}"
+        );
+        assert_eq!(rules.lines().count(), RULES.lines().count());
         assert!(swap("a a", "a", "b").is_err() && swap("", "a", "b").is_err());
     }
 }
