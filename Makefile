@@ -50,14 +50,14 @@ check-dashboards: build ## every query of every dashboard, by a real Prometheus 
 check-dashboard-types: ## the dashboards against Grafana's published types (needs npm)
 	@if command -v npm >/dev/null; then \
 	    mkdir -p '$(CARGO_TARGET_DIR)/dashboard-types'; \
-	    cp grafana/types/* '$(CARGO_TARGET_DIR)/dashboard-types'; \
+	    cp grafana/types/*.ts grafana/types/*.mjs grafana/types/*.json '$(CARGO_TARGET_DIR)/dashboard-types'; \
 	    export DASHBOARDS='$(CURDIR)/grafana/dashboards'; \
 	    cd '$(CARGO_TARGET_DIR)/dashboard-types'; \
 	    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error; \
 	    npm run --silent check; \
 	    echo 'check-dashboard-types: all dashboards are of their types'; \
 	else \
-	    echo 'check-dashboard-types: left out, there is no npm here'; \
+	    echo 'check-dashboard-types: left out, there is no npm here (apt-get install --no-install-recommends npm)'; \
 	fi
 
 lint: fmt arrows clippy ## formatting, arrows, clippy
