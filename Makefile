@@ -15,7 +15,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH="$$PATH")
 SCALE ?= 1
 
-.PHONY: help setup build demo test soak flood check-dashboards check-dashboard-types lint fmt fmt-fix clippy doc deny arrows clean
+.PHONY: help setup build demo test soak flood screenshot check-dashboards check-dashboard-types lint fmt fmt-fix clippy doc deny arrows clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,6 +37,9 @@ test: build ## all tests; those with real engines last
 
 soak: setup ## property tests and the simulation at length: SCALE=n thousand cases each, SEED=s to repeat
 	@SCALE='$(SCALE)' .ci/soak
+
+screenshot: build ## docs/live.png, the live page in a real browser (needs chromium)
+	@.ci/screenshot
 
 flood: setup ## what a flood of invalid gossip costs honest messages and memory
 	cargo bench --profile release --locked -p blosm-net --bench flood

@@ -1,5 +1,6 @@
 //! The `blosm-testnet` command line. Exit status: 0 done, 1 it failed (the reason on stderr), 2 bad usage.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -24,6 +25,7 @@ use crate::scenario;
 use crate::state::the_only_dir;
 use crate::status;
 use crate::testnet::{self, Spec, Testnet};
+use crate::web::{self, Web};
 
 /// Networks of real blosm nodes on one machine: a namespace, a shaped link and a private engine for each, or many plain
 /// processes.
@@ -207,6 +209,9 @@ struct Up {
     /// Return when all nodes are ready and have one head, and leave them running
     #[arg(long)]
     detach: bool,
+    /// Where the live page is served, until Ctrl-C
+    #[arg(long, default_value = web::LISTEN, value_name = "ADDR:PORT")]
+    web: SocketAddr,
     /// Hosts, engines and the base image only (docker)
     #[arg(long)]
     no_nodes: bool,
@@ -327,6 +332,11 @@ async fn up(options: Up) -> Result<()> {
         testnet.detach();
         return Ok(());
     }
+    let _web = if options.no_nodes {
+        None
+    } else {
+        Web::offer(options.web, testnet.state(), |line| println!("{line}")).await
+    };
     println!("Ctrl-C removes it");
     // The signal's thread ends this process; another command may take the testnet down before that.
     while dir.exists() {

@@ -58,18 +58,10 @@ pub async fn run(drive: Drive, testnet: &Testnet) -> Result<()> {
     }
     let teller = Teller::begin();
     let fleet = Fleet::start(&testnet.state().cars(), plans(&drive, testnet.state())?)?;
-    let _web = match Web::serve(drive.web, testnet.state()).await {
-        Ok(web) => {
-            fleet.views().for_each(|car| web.show(car));
-            teller.say(&format!("watch it live: {}", web.url()));
-            Some(web)
-        }
-        // The drive is what this is about.
-        Err(error) => {
-            teller.say(&format!("no live page: {error:#}"));
-            None
-        }
-    };
+    let web = Web::offer(drive.web, testnet.state(), |line| teller.say(line)).await;
+    if let Some(web) = &web {
+        fleet.views().for_each(|car| web.show(car));
+    }
     let begin = Instant::now();
     let end = drive.lasts.map(|lasts| begin + lasts);
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());

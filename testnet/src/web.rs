@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -31,12 +32,18 @@ use crate::state::State;
 
 /// Where the page is, unless told otherwise.
 pub const LISTEN: &str = "127.0.0.1:8600";
+/// So many ports above the usual one are tried.
+const NEXT_PORTS: u16 = 9;
 /// How often the page is told.
 const BEAT: Duration = Duration::from_millis(500);
 /// What it draws of the cars' requests, milliseconds.
 const WINDOW_MS: f64 = 30_000.0;
 /// Migrations that have ended and are listed.
 const ENDED: usize = 6;
+
+fn is_usual(listen: SocketAddr) -> bool {
+    LISTEN.parse() == Ok(listen)
+}
 
 /// The page's server; gone when this value is.
 #[derive(Debug)]
@@ -53,7 +60,22 @@ struct Source {
 }
 
 impl Web {
-    /// Serves the page of a testnet.
+    /// Serves the page of a testnet and says where; without it what runs goes on, and it is said why.
+    pub async fn offer(listen: SocketAddr, state: &State, say: impl Fn(&str)) -> Option<Web> {
+        match Web::serve(listen, state).await {
+            Ok(web) => {
+                say(&format!("watch it live: {}", web.url()));
+                Some(web)
+            }
+            Err(error) => {
+                say(&format!("no live page: {error:#}"));
+                None
+            }
+        }
+    }
+
+    /// Serves the page of a testnet. Where the usual port is taken, by another command over the same testnet, the next free
+    /// one serves.
     ///
     /// # Errors
     /// The address cannot be listened on.
@@ -66,8 +88,16 @@ impl Web {
             clients: Arc::new(clients.collect::<Result<_>>()?),
             cars: Arc::default(),
         };
-        let listener = TcpListener::bind(listen)
-            .await
+        let mut listener = TcpListener::bind(listen).await;
+        for further in 1..=NEXT_PORTS {
+            match &listener {
+                Err(error) if is_usual(listen) && error.kind() == io::ErrorKind::AddrInUse => {
+                    listener = TcpListener::bind((listen.ip(), listen.port() + further)).await;
+                }
+                _ => break,
+            }
+        }
+        let listener = listener
             .with_context(|| format!("the live page cannot be served at {listen}; choose another --web"))?;
         let (address, cars, stop) = (
             listener.local_addr()?,

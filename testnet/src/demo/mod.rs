@@ -217,17 +217,7 @@ fn spec(demo: &Demo) -> Result<Spec> {
 
 /// Everything between up and down: drives, prints the tables, writes the file, and gives the checks.
 async fn tell(demo: &Demo, testnet: &mut Testnet, teller: &Teller) -> Result<Vec<Check>> {
-    let web = match Web::serve(demo.web, testnet.state()).await {
-        Ok(web) => {
-            teller.say(&format!("watch it live: {}", web.url()));
-            Some(web)
-        }
-        // The drive is what this is about.
-        Err(error) => {
-            teller.say(&format!("no live page: {error:#}"));
-            None
-        }
-    };
+    let web = Web::offer(demo.web, testnet.state(), |line| teller.say(line)).await;
     let goodput = goodput::measure(testnet.state()).await?;
     for link in &goodput {
         teller.say(&format!(
