@@ -15,6 +15,9 @@ use crate::world::Sim;
 /// How long a car waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(40);
 
+/// After so many requests without an answer a car may think of a new session.
+const IN_VAIN: u32 = 4;
+
 /// What came of a request.
 enum Came {
     Answer(Served),
@@ -27,6 +30,7 @@ pub(crate) async fn drive(sim: Rc<Sim>, car: usize) {
     let mut token: Option<Token> = None;
     let mut at = sim.pick(sim.plan.nodes);
     let mut drives_on = sim.exec.now() + sim.between(2_000_000, 15_000_000);
+    let mut in_vain = 0;
     loop {
         sim.sleep(sim.between(5_000, 700_000)).await;
         if sim.exec.now() >= drives_on {
@@ -44,8 +48,14 @@ pub(crate) async fn drive(sim: Rc<Sim>, car: usize) {
             && sim.chance(3)
             && close(&sim, &daemon, known).await
         {
-            sim.checks.borrow_mut().left(known.session());
             token = None;
+            continue;
+        }
+        if let Some(known) = &token
+            && gives_up(&sim, known, in_vain)
+        {
+            sim.checks.borrow_mut().left(known.session());
+            (token, in_vain) = (None, 0);
             continue;
         }
         let number = sim.exec.number();
@@ -56,11 +66,8 @@ pub(crate) async fn drive(sim: Rc<Sim>, car: usize) {
                     let node = sim.index(&served.node).map(|node| sim.name(node));
                     format!("car{car} at node{at}: {} by {node:?}", served.counter)
                 });
-                let now = sim.exec.now();
-                let mut checks = sim.checks.borrow_mut();
-                checks.answered(known, number, served.counter, now);
-                drop(checks);
-                token = sent;
+                crate::checks::answered(&sim, car, known, number, served);
+                (token, in_vain) = (sent, 0);
             }
             (Came::Denied(Denied::Gone), Some(known)) if token.is_some() => {
                 sim.checks.borrow_mut().gone(known.session());
@@ -68,9 +75,14 @@ pub(crate) async fn drive(sim: Rc<Sim>, car: usize) {
             }
             (Came::Denied(denied), _) => {
                 sim.trace(usize::MAX, || format!("car{car} at node{at}: {denied:?}"));
+                in_vain += 1;
+                if denied == Denied::Evicted {
+                    at = sim.pick(sim.plan.nodes);
+                }
             }
             (Came::Nothing, _) => {
                 sim.trace(usize::MAX, || format!("car{car} at node{at}: no answer"));
+                in_vain += 1;
             }
             (Came::Answer(_), None) => {}
         }
@@ -91,7 +103,13 @@ async fn send(
         let (sim, daemon) = serving;
         let token = match token {
             Some(token) => token,
-            None => gateway::open(&sim, &daemon).await,
+            None => match gateway::open(&sim, &daemon).await {
+                Ok(token) => token,
+                Err(denied) => {
+                    let _ = reply.send(Err(denied));
+                    return;
+                }
+            },
         };
         let request = Request {
             token: token.clone(),
@@ -100,13 +118,24 @@ async fn send(
             via: None,
         };
         let served = gateway::serve(&sim, &daemon, request).await;
-        let _ = reply.send((token, served));
+        let _ = reply.send(Ok((token, served)));
     });
     match sim.within(PATIENCE, answer).await {
-        Some(Ok((token, Ok(Relayed::Answer(served))))) => (Some(token), Came::Answer(served)),
-        Some(Ok((token, Err(denied)))) => (Some(token), Came::Denied(denied)),
-        Some(Ok((token, Ok(_)))) => (Some(token), Came::Nothing),
+        Some(Ok(Ok((token, Ok(Relayed::Answer(served)))))) => (Some(token), Came::Answer(served)),
+        Some(Ok(Ok((token, Err(denied))))) => (Some(token), Came::Denied(denied)),
+        Some(Ok(Ok((token, Ok(_))))) => (Some(token), Came::Nothing),
+        Some(Ok(Err(denied))) => (known, Came::Denied(denied)),
         Some(Err(_)) | None => (known, Came::Nothing),
+    }
+}
+
+/// Whether a car that waits in vain leaves its session: some do, and all whose session is on a machine that is lost. When
+/// everything works again it is served, or the wait goes on.
+fn gives_up(sim: &Sim, token: &Token, in_vain: u32) -> bool {
+    if sim.trouble.get() {
+        in_vain >= IN_VAIN && sim.chance(100)
+    } else {
+        in_vain > 0 && crate::checks::is_lost(sim, &token.session())
     }
 }
 

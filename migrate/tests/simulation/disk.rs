@@ -27,6 +27,11 @@ impl Disk {
         self.durable.append(&mut self.cached);
     }
 
+    /// What survives whatever comes.
+    pub(crate) fn durable(&self) -> &[u8] {
+        &self.durable
+    }
+
     /// What a process reads.
     pub(crate) fn read(&self) -> Vec<u8> {
         [self.durable.as_slice(), &self.cached].concat()
@@ -46,6 +51,12 @@ impl Disk {
         // Mostly nothing: the system writes back after many seconds.
         if rng.random_bool(0.3) {
             self.durable.extend_from_slice(&self.cached[..kept]);
+            // The file may have grown by a block that was never written.
+            if kept > 0 && rng.random_bool(0.3) {
+                let torn = rng.random_range(0..kept);
+                let at = self.durable.len() - torn - 1;
+                self.durable[at..].fill(0);
+            }
         }
         self.cached.clear();
     }

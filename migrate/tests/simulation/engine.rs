@@ -148,8 +148,7 @@ fn begin(sim: &Rc<Sim>, node: usize, name: &str) {
     sim.trace(node, || {
         format!("container {} RUNS, state of {}", short(name), layer.len())
     });
-    let mut checks = sim.checks.borrow_mut();
-    checks.started(&sim.name(node), session, name, run, &layer);
+    crate::checks::started(sim, node, session, name, run, &layer);
 }
 
 /// The container's first process ends, by whatever cause.
@@ -298,19 +297,30 @@ impl Sim {
         .await
     }
 
-    /// Signals the first process itself and sees its exit; the engine is not asked.
+    /// Signals the first process itself and sees its exit; the engine is not asked. What was signalled ends although
+    /// the daemon has died.
     pub(crate) async fn end(self: &Rc<Self>, node: usize, name: &str) {
-        let time = self.exit_time();
-        if self.plan.broken == Broken::SignsWhileItRuns {
-            let (sim, name) = (self.clone(), name.to_owned());
-            self.exec.spawn(WORLD, async move {
-                sim.sleep(time + Duration::from_secs(1)).await;
+        let phase = self.phase(node, name);
+        let unseen = self.plan.broken == Broken::SignsWhileItRuns;
+        let time = self.exit_time() + Duration::from_secs(u64::from(unseen));
+        let (sim, name) = (self.clone(), name.to_owned());
+        let (gone, ended) = oneshot::channel();
+        self.exec.spawn(WORLD, async move {
+            sim.sleep(time).await;
+            // A later run has not had the signal.
+            if sim.phase(node, &name) == phase {
                 exit(&sim, node, &name);
-            });
-            return;
+            }
+            let _ = gone.send(());
+        });
+        if !unseen {
+            let _ = ended.await;
         }
-        self.sleep(time).await;
-        exit(self, node, name);
+    }
+
+    fn phase(&self, node: usize, name: &str) -> Option<Phase> {
+        let containers = self.nodes[node].engine.containers.borrow();
+        containers.get(name).map(|container| container.phase)
     }
 
     /// Most programs end at once; one in ten has to be killed after its grace.
@@ -380,6 +390,10 @@ impl Sim {
         let counter = {
             let mut containers = self.nodes[node].engine.containers.borrow_mut();
             let container = containers.get_mut(&name).expect("it was just found");
+            if container.layer.contains(&number) {
+                let twice = format!("request {number} is applied twice, by {name}");
+                self.checks.borrow_mut().violated(twice);
+            }
             container.layer.push(number);
             if container.durable.len() + 1 == container.layer.len() {
                 container.durable.push(number);

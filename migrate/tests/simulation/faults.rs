@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use blosm_ledger::{Evict, Payload};
-use blosm_migrate::session::{Standing, journal_bytes};
+use blosm_ledger::{Admit, Evict, Hash, Location, Payload, SessionId, State, Transaction};
+use blosm_migrate::session::{Pending, Record, Standing, journal_bytes};
 use rand::RngExt;
 
 use crate::engine::{Phase, exit};
@@ -17,6 +17,7 @@ pub(crate) async fn run(sim: Rc<Sim>) {
     if sim.plan.lost {
         sim.exec.spawn(WORLD, lose(sim.clone()));
     }
+    let evictions = if sim.plan.evicts { 6 } else { 0 };
     while sim.trouble.get() {
         let pause = sim.plan.pause.as_micros() as u64;
         sim.sleep(sim.between(pause / 5, 2 * pause)).await;
@@ -41,6 +42,7 @@ pub(crate) async fn run(sim: Rc<Sim>) {
                 sim.trace(node, || "== nothing becomes healthy".to_owned());
                 sim.nodes[node].engine.sick_until.set(until);
             }
+            at if at >= 100 - evictions => evict(&sim, node),
             _ => migrate(&sim, node),
         }
     }
@@ -210,48 +212,168 @@ fn migrate(sim: &Rc<Sim>, node: usize) {
     let _ = slot.commands.try_send(Command::Migrate { to });
 }
 
+/// An end of a move is evicted. The one that stays may not reach the authority meanwhile, so that what it has signed is
+/// not sealed, and the one that goes may hear of it from nobody.
+pub(crate) fn evict_an_end(sim: &Rc<Sim>, node: usize, other: Option<usize>) {
+    let (goes, stays) = match other {
+        Some(other) if sim.chance(700) => (other, Some(node)),
+        other => (node, other),
+    };
+    if let Some(stays) = stays.filter(|stays| *stays != 0 && sim.chance(500)) {
+        sim.trace(stays, || "== does not reach the authority".to_owned());
+        cut(sim, vec![(stays, 0), (0, stays)]);
+    }
+    if sim.chance(500) {
+        sim.trace(goes, || "== hears of nothing".to_owned());
+        let others = (0..sim.nodes.len()).filter(|other| *other != goes && Some(*other) != stays);
+        let ways = others.flat_map(|other| [(goes, other), (other, goes)]);
+        cut(sim, ways.collect());
+    }
+    evict(sim, goes);
+}
+
+/// A member is evicted while it runs, and admitted again after a while.
+fn evict(sim: &Rc<Sim>, node: usize) {
+    if node == 0 || node >= sim.plan.nodes || sim.nodes[node].leaves.replace(true) {
+        return;
+    }
+    sim.checks.borrow_mut().figures.evictions += 1;
+    let sim = sim.clone();
+    sim.clone().exec.spawn(WORLD, async move {
+        let key = sim.nodes[node].me;
+        let evict = Payload::Evict(Evict {
+            key,
+            reason: "no longer wanted".into(),
+            lost: false,
+        });
+        order(&sim, evict, |state| state.members().evicted(&key).is_some()).await;
+        sim.trace(node, || "== is evicted".to_owned());
+        let back = sim.exec.now() + sim.between(500_000, 15_000_000);
+        while sim.exec.now() < back && sim.trouble.get() {
+            sim.sleep(Duration::from_millis(250)).await;
+        }
+        let admit = Payload::Admit(Admit {
+            key,
+            admission: Hash(sim.bytes()),
+            addresses: Vec::new(),
+            gateway: String::new(),
+            metrics: None,
+            location: Location { lat_e7: 0, lon_e7: 0 },
+            radius_m: 300,
+            label: key.short(8),
+        });
+        order(&sim, admit, |state| state.members().contains(&key)).await;
+        sim.trace(node, || "== is a member again".to_owned());
+        sim.nodes[node].leaves.set(false);
+    });
+}
+
+/// The authority's operator has something sealed. If the authority dies meanwhile it is said again.
+async fn order(sim: &Rc<Sim>, payload: Payload, done: impl Fn(&State) -> bool) {
+    let bytes = sim.sign(0, payload).encode();
+    while !done(&sim.state(0)) {
+        if let Some(daemon) = sim.daemon(0) {
+            let (submitting, bytes) = ((sim.clone(), daemon.clone()), bytes.clone());
+            let submitted = async move { ledger::on_submit(&submitting.0, &submitting.1, &bytes).await };
+            sim.within(Duration::from_secs(2), submitted).await;
+        }
+        if !done(&sim.state(0)) {
+            sim.sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
 /// A machine is off for good, and its operator says so to the authority.
 async fn lose(sim: Rc<Sim>) {
     let trouble = sim.plan.trouble.as_micros() as u64;
     sim.sleep(sim.between(trouble / 5, trouble * 4 / 5)).await;
-    let node = sim.rng(|rng| rng.random_range(1..sim.plan.nodes));
+    let mut node = sim.rng(|rng| rng.random_range(1..sim.plan.nodes));
+    if sim.plan.lost_between
+        && let Some(found) = given_on_unsealed(&sim).await
+    {
+        node = found;
+    }
+    while sim.nodes[node].leaves.replace(true) {
+        sim.sleep(Duration::from_millis(250)).await;
+    }
     off(&sim, node);
     sim.nodes[node].lost.set(true);
     sim.trace(node, || "== is off for good".to_owned());
     let bytes = sim.nodes[node].disk.borrow().read();
     if let Ok(replay) = journal_bytes::replay(&bytes) {
         for record in replay.records.values() {
-            let heard = record.gave.as_ref().is_some_and(|gave| gave.acknowledged);
-            if record.may_run() || (record.standing == Standing::Gave && !heard) {
+            // The epoch whose state was there, and who else has it.
+            let gave = record.gave.as_ref().filter(|_| record.standing == Standing::Gave);
+            let Some(epoch) = record.owned_epoch().or(gave.map(|gave| gave.epoch - 1)) else {
+                continue;
+            };
+            let owns_later = |other: &usize| {
+                let record = journaled(&sim, *other, &record.session);
+                record.and_then(|record| record.owned_epoch()) > Some(epoch)
+            };
+            let heard = gave.is_some_and(|gave| gave.acknowledged);
+            let mut others = (0..sim.plan.nodes).filter(|other| *other != node);
+            if !heard && !others.any(|other| owns_later(&other)) {
                 sim.checks.borrow_mut().lost(record.session);
             }
         }
     }
     sim.sleep(sim.between(500_000, 10_000_000)).await;
+    let key = sim.nodes[node].me;
     let evict = Payload::Evict(Evict {
-        key: sim.nodes[node].me,
+        key,
         reason: "off".into(),
         lost: true,
     });
-    let evict = sim.sign(0, evict);
-    loop {
-        if let Some(daemon) = sim.daemon(0) {
-            // If the authority dies meanwhile its operator says it again.
-            let (submitting, bytes) = ((sim.clone(), daemon.clone()), evict.encode());
-            let submitted = async move { ledger::on_submit(&submitting.0, &submitting.1, &bytes).await };
-            sim.within(Duration::from_secs(2), submitted).await;
+    let is_done = |state: &State| state.members().evicted(&key).is_some_and(|evicted| evicted.lost);
+    order(&sim, evict, is_done).await;
+    sim.trace(node, || "== is evicted, and lost".to_owned());
+    // What was sealed as its own waits for it, for ever (rule 8), unless it has given it on.
+    let state = sim.state(0);
+    for (session, sealed) in state.sessions().filter(|(_, sealed)| sealed.owner == key) {
+        let owns_later = |other: usize| {
+            let record = journaled(&sim, other, session);
+            record.and_then(|record| record.owned_epoch()) > Some(sealed.epoch)
+        };
+        if sealed.is_open() && !(0..sim.plan.nodes).any(|other| other != node && owns_later(other)) {
+            sim.checks.borrow_mut().lost(*session);
         }
-        let state = sim.state(0);
-        if state.members().evicted(&sim.nodes[node].me).is_some() {
-            sim.trace(node, || "== is evicted".to_owned());
-            // What was sealed as its own waits for it, for ever (rule 8).
-            for (session, sealed) in state.sessions() {
-                if sealed.owner == sim.nodes[node].me {
-                    sim.checks.borrow_mut().lost(*session);
-                }
-            }
-            return;
-        }
-        sim.sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Cuts the authority off until a node has given a session on that was given to it: neither is sealed.
+async fn given_on_unsealed(sim: &Rc<Sim>) -> Option<usize> {
+    let others = (1..sim.nodes.len()).flat_map(|other| [(0, other), (other, 0)]);
+    sim.trace(0, || "== the authority is alone".to_owned());
+    cut(sim, others.collect());
+    let until = sim.exec.now() + Duration::from_secs(6);
+    while sim.exec.now() < until {
+        sim.sleep(Duration::from_millis(20)).await;
+        for node in 1..sim.plan.nodes {
+            let Some(daemon) = sim.daemon(node) else { continue };
+            let between = daemon.records.borrow().values().any(|record| {
+                let is_handover = |pending: &Pending| {
+                    Transaction::decode(&pending.bytes)
+                        .is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)))
+                };
+                let unsealed = record.pending.iter().filter(|pending| is_handover(pending));
+                let gave = record.gave.as_ref();
+                gave.is_some_and(|gave| gave.acknowledged) && unsealed.count() > 1
+            });
+            if between {
+                return Some(node);
+            }
+        }
+    }
+    None
+}
+
+/// What a node's journal says of a session, as far as it survives whatever comes.
+fn journaled(sim: &Sim, node: usize, session: &SessionId) -> Option<Record> {
+    if let Some(daemon) = sim.daemon(node) {
+        return Some((*daemon.record(session)).clone());
+    }
+    let disk = sim.nodes[node].disk.borrow();
+    let mut replay = journal_bytes::replay(disk.durable()).ok()?;
+    replay.records.remove(session)
 }

@@ -103,13 +103,20 @@ impl Gate {
 /// A request that came to this node.
 pub(crate) async fn serve(sim: &Rc<Sim>, daemon: &Rc<Daemon>, request: Request) -> Result<Relayed, Denied> {
     let (session, me) = (request.token.session(), sim.nodes[daemon.node].me);
+    if sim.is_evicted(daemon.node) {
+        return Err(Denied::Evicted);
+    }
     let (begin, mut turns) = (sim.exec.now(), 0);
     let waited = || sim.exec.now() - begin;
     while turns < MAX_TURNS {
         if let Some(slot) = daemon.slot(&session)
-            && let Some(counter) = through(sim, daemon, &slot, request.number, begin).await?
+            && let Some((counter, run)) = through(sim, daemon, &slot, request.number, begin).await?
         {
-            return Ok(Relayed::Answer(Served { counter, node: me }));
+            return Ok(Relayed::Answer(Served {
+                counter,
+                run,
+                node: me,
+            }));
         }
         let (opener, state) = (request.token.opener(), sim.state(daemon.node));
         let known = state.members().ever_admitted(&opener);
@@ -129,6 +136,7 @@ pub(crate) async fn serve(sim: &Rc<Sim>, daemon: &Rc<Daemon>, request: Request) 
         if request.via == Some(to) {
             // The asker owns it and has not heard of it yet: it gets the signature that says so.
             if let Some((handover, pending)) = handover_to(sim, daemon, &session, owner) {
+                sim.goes_out([&handover].into_iter().chain(&pending));
                 return Ok(Relayed::Moved { handover, pending });
             }
             sim.sleep(LOOK_AGAIN).await;
@@ -227,7 +235,7 @@ async fn through(
     slot: &Rc<Slot>,
     number: u64,
     begin: Duration,
-) -> Result<Option<u64>, Denied> {
+) -> Result<Option<(u64, Run)>, Denied> {
     loop {
         let mut routes = slot.gate.route.subscribe();
         let passed = sim.within(HOLD_TIME, routes.wait_for(|route| *route != Route::Held));
@@ -251,7 +259,7 @@ async fn through(
         };
         drop(flight);
         match answer {
-            Ok(counter) => return Ok(Some(counter)),
+            Ok(counter) => return Ok(Some((counter, run))),
             Err(Failed::Interrupted) => return Err(Denied::Interrupted),
             Err(Failed::NotSent) if sim.exec.now() - begin < HOLD_TIME => sim.sleep(CONNECT_AGAIN).await,
             Err(Failed::NotSent) => return Err(Denied::Held),
@@ -286,8 +294,11 @@ fn follow(sim: &Rc<Sim>, daemon: &Rc<Daemon>, token: &Token, owner: PublicKey) {
 }
 
 /// Rule 1: mints a token, writes the session down and starts its container.
-pub(crate) async fn open(sim: &Rc<Sim>, daemon: &Rc<Daemon>) -> Token {
+pub(crate) async fn open(sim: &Rc<Sim>, daemon: &Rc<Daemon>) -> Result<Token, Denied> {
     let node = &sim.nodes[daemon.node];
+    if sim.is_evicted(daemon.node) {
+        return Err(Denied::Evicted);
+    }
     let token = Token::mint(&node.key, sim.genesis_id, SERVICE, sim.bytes());
     let session = token.session();
     let open = sim.sign(
@@ -306,7 +317,7 @@ pub(crate) async fn open(sim: &Rc<Sim>, daemon: &Rc<Daemon>) -> Token {
     node::append(sim, daemon, entry).await;
     node::ensure(sim, daemon, session);
     daemon.submit.notify_one();
-    token
+    Ok(token)
 }
 
 /// A peer's question about a session.

@@ -112,6 +112,11 @@ impl Sim {
         self.nodes[node].ledger.borrow().state()
     }
 
+    /// Whether a node knows that it was evicted.
+    pub(crate) fn is_evicted(&self, node: usize) -> bool {
+        self.state(node).members().evicted(&self.nodes[node].me).is_some()
+    }
+
     fn moved(&self, daemon: &Daemon) {
         daemon.moved.send_modify(|count| *count += 1);
     }
@@ -241,6 +246,9 @@ async fn seal_one(sim: &Rc<Sim>, daemon: &Rc<Daemon>) {
         rebase(sim, daemon.node, &mut pool);
     }
     if let Some(block) = block {
+        for transaction in &block.block.transactions {
+            sim.checks.borrow_mut().signed(transaction);
+        }
         sim.trace(daemon.node, || {
             let kinds = block.block.transactions.iter().map(|tx| tx.payload.kind());
             format!(
@@ -397,6 +405,7 @@ async fn submit_one(sim: &Rc<Sim>, daemon: &Rc<Daemon>, session: SessionId, pend
     let Ok(transaction) = Transaction::decode(&pending.bytes) else {
         return false;
     };
+    sim.goes_out([pending]);
     match submit(sim, daemon, &transaction).await {
         Ok(()) => {}
         Err(Some(_)) => {

@@ -117,8 +117,11 @@ impl Sim {
         let number = self.exec.number();
         let (sender, answer) = oneshot::channel();
         me.asked.borrow_mut().insert(number, (to, sender));
-        self.send(from, me.life, to, number, ask.clone());
-        if self.trouble.get() && self.chance(self.plan.twice) {
+        // A request that is relayed is one stream of a connection, which brings nothing twice.
+        let again = !matches!(ask, Ask::Relay(_)) && self.trouble.get() && self.chance(self.plan.twice);
+        let copy = again.then(|| ask.clone());
+        self.send(from, me.life, to, number, ask);
+        if let Some(ask) = copy {
             self.send(from, me.life, to, number, ask);
         }
         let answer = self.within(limit, answer).await;

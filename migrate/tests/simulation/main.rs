@@ -83,49 +83,60 @@ fn no_rule_is_broken_whatever_happens() {
     );
 }
 
-/// What a broken rule does must be seen: otherwise the simulation shows nothing.
+/// What a broken rule does must be seen, and be what is to be expected of it: otherwise the simulation shows nothing.
 #[track_caller]
-fn is_found(broken: Broken) {
+fn is_found(broken: Broken, expected: &[&str]) {
     let sweep = sweep(1, BROKEN_RUNS, broken);
     let failed = sweep
         .failed
         .unwrap_or_else(|| panic!("{broken:?} was not found in {BROKEN_RUNS} runs"));
     println!("{broken:?}: found in run {} ({})", failed.run, failed.violation);
+    let as_expected = expected.iter().any(|text| failed.violation.contains(text));
+    assert!(as_expected, "none of {expected:?}, but {failed}");
 }
+
+const TWO_RUN: &str = "two containers of one session run";
+const TWO_OWN: &str = "two nodes own one session";
+const STATE_MISSING: &str = "starts without request";
 
 #[test]
 fn a_start_before_the_signed_hand_over_is_found() {
-    is_found(Broken::StartsWhenApplied);
+    is_found(Broken::StartsWhenApplied, &[TWO_RUN]);
 }
 
 #[test]
 fn a_roll_back_after_the_signature_is_found() {
-    is_found(Broken::RollsBackWhenSigned);
+    is_found(Broken::RollsBackWhenSigned, &[TWO_RUN]);
 }
 
 #[test]
 fn a_restart_that_adopts_by_the_chain_alone_is_found() {
-    is_found(Broken::AdoptsByChain);
+    is_found(Broken::AdoptsByChain, &[TWO_RUN]);
 }
 
 #[test]
 fn a_journal_without_fsync_is_found() {
-    is_found(Broken::NoFsync);
+    is_found(Broken::NoFsync, &[TWO_RUN, TWO_OWN]);
 }
 
 #[test]
 fn a_journal_that_is_read_without_fsync_is_found() {
-    is_found(Broken::NoFsyncAtStart);
+    is_found(Broken::NoFsyncAtStart, &[TWO_RUN, TWO_OWN]);
 }
 
 #[test]
 fn a_signature_before_the_exit_is_seen_is_found() {
-    is_found(Broken::SignsWhileItRuns);
+    is_found(Broken::SignsWhileItRuns, &[TWO_RUN]);
 }
 
 #[test]
 fn a_layer_that_is_not_synced_is_found() {
-    is_found(Broken::NoLayerSync);
+    is_found(Broken::NoLayerSync, &[STATE_MISSING]);
+}
+
+#[test]
+fn a_session_taken_back_from_a_node_that_may_run_it_is_found() {
+    is_found(Broken::ReclaimsFromTheLiving, &[TWO_RUN, TWO_OWN]);
 }
 
 #[test]

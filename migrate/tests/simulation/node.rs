@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blosm_ledger::SessionId;
 use blosm_migrate::session::journal_bytes;
-use blosm_migrate::session::{Attempt, Entry, Found, Record, fate};
+use blosm_migrate::session::{Attempt, Entry, Found, Record, Standing, fate};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use crate::engine::Run;
@@ -129,9 +129,15 @@ pub(crate) async fn append(sim: &Rc<Sim>, daemon: &Rc<Daemon>, entry: Entry) {
         }
     }
     sim.trace(daemon.node, || format!("journal: {}", brief(&entry)));
-    let mut record = (*daemon.record(&session)).clone();
-    record.apply(entry);
+    let before = daemon.record(&session);
+    let mut record = (*before).clone();
+    record.apply(entry.clone());
     daemon.records.borrow_mut().insert(session, Rc::new(record));
+    match entry {
+        Entry::Acquired { .. } => sim.checks.borrow_mut().acquired(session),
+        Entry::Reclaimed { epoch, .. } => crate::checks::reclaimed(sim, daemon.node, &before, epoch),
+        _ => {}
+    }
     crate::checks::owners(sim);
 }
 
@@ -164,6 +170,12 @@ pub(crate) fn boot(sim: &Rc<Sim>, node: usize) {
         }
     };
     machine.disk.borrow_mut().truncate(replay.good);
+    for record in replay.records.values() {
+        if record.standing == Standing::Closed {
+            // It may have died between writing that and saying so.
+            sim.checks.borrow_mut().found_closed(record);
+        }
+    }
     if sim.plan.broken != Broken::NoFsyncAtStart {
         // What an earlier process has written and not synced is acted on from here on.
         machine.disk.borrow_mut().sync();

@@ -24,6 +24,8 @@ pub(crate) enum Broken {
     SignsWhileItRuns,
     /// The destination says that it has applied the state before that is on the disk.
     NoLayerSync,
+    /// The source takes the session back when the destination was evicted, although that may still run it.
+    ReclaimsFromTheLiving,
 }
 
 /// A fault that strikes a node at a step of a move, which chance alone would seldom hit.
@@ -49,6 +51,8 @@ pub(crate) enum Strike {
     Isolate,
     /// It and the other end of the move do not reach each other, or in one direction only.
     Part,
+    /// One end is evicted while it runs; both may be the last to hear of it.
+    Evict,
 }
 
 /// The steps of a move at which a fault may strike.
@@ -57,13 +61,14 @@ pub(crate) const STEPS: [&str; 13] = [
     "routed", "serving", "served",
 ];
 
-const STRIKES: [Strike; 6] = [
+const STRIKES: [Strike; 7] = [
     Strike::Kill,
     Strike::Kill,
     Strike::Twice,
     Strike::Power,
     Strike::Isolate,
     Strike::Part,
+    Strike::Evict,
 ];
 
 /// One run.
@@ -90,6 +95,10 @@ pub(crate) struct Plan {
     pub(crate) engine_errors: u32,
     /// A machine is lost for good, and its operator says so.
     pub(crate) lost: bool,
+    /// It is lost right after it gave a session on that was given to it, and neither is sealed.
+    pub(crate) lost_between: bool,
+    /// Members are evicted while they run, and admitted again.
+    pub(crate) evicts: bool,
     pub(crate) triggers: Vec<Trigger>,
 }
 
@@ -133,7 +142,9 @@ impl Plan {
             twice: pick(rng, &[0, 10, 50]) as u32,
             live: pick(rng, &[0, 50, 80, 100]) as u32,
             engine_errors: pick(rng, &[0, 0, 5, 30]) as u32,
-            lost: rng.random_bool(0.08),
+            lost: rng.random_bool(0.12),
+            lost_between: rng.random_bool(0.5),
+            evicts: rng.random_bool(0.3),
             triggers,
         }
     }

@@ -314,6 +314,10 @@ impl Task {
         self.keeper.adoption(&self.look().known())
     }
 
+    fn is_mine(&self) -> bool {
+        matches!(self.adoption(), Adoption::Mine { .. })
+    }
+
     fn wants_start(&self) -> bool {
         let live = self.live.is_some() || self.cut.is_some();
         self.keeper

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use blosm_ledger::{Hash, PublicKey, SealedBlock, SessionId, Token};
 use blosm_migrate::session::{Attempt, No, Pending};
 
+use crate::engine::Run;
+
 #[derive(Debug, Clone)]
 pub(crate) enum Ask {
     Want {
@@ -124,12 +126,14 @@ pub(crate) enum Relayed {
 pub(crate) struct Served {
     /// How many requests its state holds, this one included.
     pub(crate) counter: u64,
+    pub(crate) run: Run,
     pub(crate) node: PublicKey,
 }
 
 /// Why no container answered; as the gateway's `Denied`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Denied {
+    Evicted,
     Gone,
     Held,
     Interrupted,

@@ -85,6 +85,8 @@ pub(crate) struct Node {
     pub(crate) liar: bool,
     /// Off for good.
     pub(crate) lost: Cell<bool>,
+    /// Somebody has it evicted, or does so right now.
+    pub(crate) leaves: Cell<bool>,
     pub(crate) disk: RefCell<Disk>,
     pub(crate) ledger: RefCell<Ledger>,
     pub(crate) engine: Engine,
@@ -126,6 +128,7 @@ impl Sim {
                 me: BASE.keys[index].public(),
                 liar: index >= plan.nodes,
                 lost: Cell::new(false),
+                leaves: Cell::new(false),
                 disk: RefCell::new(Disk::new()),
                 ledger: RefCell::new(Ledger::new(BASE.chain.clone(), BASE.block.clone())),
                 engine: Engine::default(),
@@ -277,7 +280,11 @@ impl Sim {
             sim.exec.run(sim.exec.now() + LOOK, failed);
             let now = sim.exec.now();
             match (crate::checks::unwell(&sim, healed), well) {
-                (None, None) => well = Some(now),
+                (None, None) => {
+                    well = Some(now);
+                    let mut checks = sim.checks.borrow_mut();
+                    checks.figures.healed = checks.figures.healed.max(now - healed);
+                }
                 (None, Some(since)) if now - since >= LINGER => break,
                 (Some(why), _) if now - healed > HEALS_WITHIN => {
                     let why = format!("{HEALS_WITHIN:?} after everything works again {why}");
@@ -313,6 +320,7 @@ fn strike(sim: &Rc<Sim>, node: usize, other: Option<usize>, strike: Strike) {
         Strike::Twice => faults::kill_twice(sim, node),
         Strike::Power => faults::power_cut(sim, node),
         Strike::Isolate => faults::isolate(sim, node),
+        Strike::Evict => faults::evict_an_end(sim, node, other),
         Strike::Part => {
             if let Some(other) = other {
                 faults::part(sim, node, other);

@@ -1,12 +1,13 @@
 //! `node/src/sessions/actor/owner.rs`.
 
-use blosm_ledger::{Payload, Release, ReleaseReason};
-use blosm_migrate::session::{Entry, Failed, Failure, Launch, Moved, Pending, Signing};
+use blosm_ledger::{Abort, Payload, Release, ReleaseReason};
+use blosm_migrate::session::{Entry, Failed, Failure, Known, Launch, Moved, Pending, Signing, Standing};
 
 use super::Task;
 use crate::engine::{EngineError, Run};
 use crate::gateway::Route;
 use crate::ledger;
+use crate::plan::Broken;
 
 /// Why no container serves.
 enum LaunchError {
@@ -176,10 +177,14 @@ impl Task {
                 self.sim.step(self.node, None, "reclaimed");
                 self.append(entry).await;
                 self.slot.gate.set(Route::Held);
-                self.ensure_running().await;
+                self.keeper.start_at_once();
+                if self.is_mine() {
+                    self.ensure_running().await;
+                }
             }
             Moved::Abort(abort) => self.abort(abort),
         }
+        self.reclaim_from_the_living(&known);
         // Rule 4: a hand-over to this node may also come in a block, and so may a hand-back.
         if let Some(handover) = self.keeper.in_block(&known) {
             let found = {
@@ -197,7 +202,23 @@ impl Task {
         }
     }
 
-    fn abort(&self, abort: blosm_ledger::Abort) {
+    /// A broken rule: whoever was evicted is taken for one that runs nothing.
+    fn reclaim_from_the_living(&self, known: &Known<'_>) {
+        if self.sim.plan.broken == Broken::ReclaimsFromTheLiving
+            && known.record.standing == Standing::Gave
+            && let (Some(gave), Some(sealed)) = (&known.record.gave, known.sealed)
+            && sealed.epoch + 1 == gave.epoch
+            && known.members.evicted(&gave.destination).is_some()
+        {
+            self.abort(Abort {
+                session: self.id,
+                epoch: sealed.epoch,
+                claim: None,
+            });
+        }
+    }
+
+    fn abort(&self, abort: Abort) {
         if self.aborting.replace(true) {
             return;
         }

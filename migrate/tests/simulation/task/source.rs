@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blosm_ledger::{Announce, Hash, Metadata, Payload, SessionId};
-use blosm_migrate::session::{Adoption, Attempt, Effect, Gave, Input, Ready, Record, Refused, Signing};
+use blosm_migrate::session::{Attempt, Effect, Input, No, Ready, Refused, Signing};
 
 use super::{Cut, Task};
 use crate::gateway::{Route, SERVICE};
@@ -69,9 +69,7 @@ impl Task {
 
     /// `blosm migrate`.
     pub(super) async fn invite(&mut self, to: usize) {
-        if !matches!(self.adoption(), Adoption::Mine { .. })
-            || self.tell(Input::Want { invited: true }).is_err()
-        {
+        if !self.is_mine() || self.tell(Input::Want { invited: true }).is_err() {
             return;
         }
         let attempt: Attempt = self.sim.bytes();
@@ -85,6 +83,9 @@ impl Task {
     }
 
     pub(super) fn claim(&mut self, from: usize, bytes: &[u8], live: bool) -> Result<Answer, Refusal> {
+        if !self.is_mine() {
+            return Err(Refusal::No(No::NotOwner));
+        }
         let transaction = self.transaction(bytes).ok_or(Refusal::Malformed)?;
         let sender = self.sim.nodes[from].me;
         let claim = match &transaction.payload {
@@ -224,7 +225,9 @@ impl Task {
         match self.live {
             // It was never stopped: requests go on to it.
             Some(run) => self.slot.gate.set(Route::Local(run)),
-            None => self.ensure_running().await,
+            None if self.is_mine() => self.ensure_running().await,
+            // The chain has moved during the cut, and is looked at next.
+            None => {}
         }
     }
 
@@ -244,7 +247,14 @@ impl Task {
         }
         let record = self.record();
         match &record.gave {
-            Some(gave) => handed_over(&record, gave),
+            Some(gave) => {
+                let pending = record.pending_before(gave);
+                self.sim.goes_out([&gave.handover].into_iter().chain(&pending));
+                Answer::HandedOver {
+                    handover: gave.handover.clone(),
+                    pending,
+                }
+            }
             None => Answer::Refused(Refusal::Busy),
         }
     }
@@ -259,7 +269,8 @@ impl Task {
             .keeper
             .signed(&handover, signing.attempt, (&transaction).into());
         self.append(entry).await;
-        self.sim.checks.borrow_mut().signed(&handover);
+        self.sim.checks.borrow_mut().figures.handovers += 1;
+        self.sim.checks.borrow_mut().signed(&transaction);
         self.signed_at = Some(self.sim.exec.now());
         self.cut = None;
         self.live = None;
@@ -281,10 +292,12 @@ impl Task {
         if self.notice.replace(true) {
             return;
         }
+        let pending = record.pending_before(gave);
+        self.sim.goes_out([&gave.handover].into_iter().chain(&pending));
         let ask = Ask::HandOver {
             session: self.id,
             handover: gave.handover.clone(),
-            pending: record.pending_before(gave),
+            pending,
         };
         let (sim, daemon, slot) = (self.sim.clone(), self.daemon.clone(), self.slot.clone());
         let (notice, epoch, life) = (self.notice.clone(), gave.epoch, self.daemon.life);
@@ -332,12 +345,5 @@ impl Task {
                 self.append(entry).await;
             }
         }
-    }
-}
-
-fn handed_over(record: &Record, gave: &Gave) -> Answer {
-    Answer::HandedOver {
-        handover: gave.handover.clone(),
-        pending: record.pending_before(gave),
     }
 }
