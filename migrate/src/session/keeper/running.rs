@@ -60,10 +60,12 @@ pub enum Failed {
 impl Keeper {
     /// Whether the container is to be started now. `live` says that one runs.
     ///
-    /// Rule 4: only the owner's, by its journal and by all that the chain says against it, and never during a cut.
+    /// Rule 4: only the owner's, by its journal and by all that the chain says against it, and never during a cut. A node
+    /// that was evicted begins anew first ([`Moved::Back`](super::Moved::Back)): nothing is started before that.
     #[must_use]
     pub fn wants_start(&self, now: Instant, known: &Known<'_>, live: bool) -> bool {
-        !live && !self.is_cut() && self.mine(known).is_ok() && self.next_start.is_none_or(|at| now >= at)
+        let begun = self.source.as_ref().is_some_and(|source| !source.is_cut());
+        !live && begun && self.mine(known).is_ok() && self.next_start.is_none_or(|at| now >= at)
     }
 
     /// Nothing is started before `at`.

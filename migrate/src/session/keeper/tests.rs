@@ -516,6 +516,21 @@ fn what_does_not_start_is_tried_again_handed_back_or_lost() {
 }
 
 #[test]
+fn a_node_that_was_evicted_begins_anew_before_it_starts_anything() {
+    let mine = record(vec![opened(), creating(0), starting()]);
+    let (mut keeper, now) = keeper(1, &mine);
+    let (member, evicted) = (chain(&[open()]), chain(&[open(), evict(1)]));
+    assert!(!keeper.wants_start(now, &known(&mine, &evicted), false));
+    assert!(keeper.lose(true));
+    assert!(!keeper.lose(false), "once");
+    assert!(!keeper.wants_start(now, &known(&mine, &member), false));
+    assert_eq!(keeper.chain_moved(&known(&mine, &member)), Moved::Back);
+    keeper.begin(now);
+    assert!(keeper.wants_start(now, &known(&mine, &member), false));
+    assert_eq!(keeper.chain_moved(&known(&mine, &member)), Moved::Nothing);
+}
+
+#[test]
 fn a_kept_container_goes_when_it_has_had_its_time() {
     let keep = Duration::from_secs(60);
     let mut gave = record(vec![

@@ -238,14 +238,15 @@ impl Task {
         }
         self.sim.trace(self.node, || format!("loses it: {why}"));
         self.slot.gate.set(Route::Held);
+        // If it can't be stopped and the session comes back, it is adopted like any that runs.
+        self.live = None;
+        self.cut = None;
         if let Some(container) = self.record().container.clone()
             && self.sim.stop(self.node, &container.name).await.is_err()
         {
             self.keeper.not_stopped();
             return;
         }
-        self.live = None;
-        self.cut = None;
         self.slot
             .gate
             .set(if closed { Route::Gone } else { Route::Elsewhere });

@@ -188,6 +188,9 @@ impl Actor {
         }
         tracing::warn!(session = %self.id, why, "no longer the owner; the container is stopped and kept");
         self.slot.gate.hold();
+        // If it can't be stopped and the session comes back, it is adopted like any that runs.
+        self.live = None;
+        self.cut = None;
         if let Some(container) = self.record().container.clone() {
             let grace = self
                 .service()
@@ -202,8 +205,6 @@ impl Actor {
                 return Ok(());
             }
         }
-        self.live = None;
-        self.cut = None;
         self.slot
             .gate
             .set(if closed { Route::Gone } else { Route::Elsewhere });
