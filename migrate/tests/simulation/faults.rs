@@ -10,6 +10,7 @@ use rand::RngExt;
 use crate::engine::{Phase, exit};
 use crate::ledger;
 use crate::node::boot;
+use crate::plan::Unsealed;
 use crate::task::Command;
 use crate::world::{Sim, WORLD};
 
@@ -17,7 +18,10 @@ pub(crate) async fn run(sim: Rc<Sim>) {
     if sim.plan.lost {
         sim.exec.spawn(WORLD, lose(sim.clone()));
     }
-    let evictions = if sim.plan.evicts { 6 } else { 0 };
+    if sim.plan.evicts.is_some() {
+        sim.exec.spawn(WORLD, evict_one(sim.clone()));
+    }
+    let evictions = if sim.plan.evicts.is_some() { 6 } else { 0 };
     while sim.trouble.get() {
         let pause = sim.plan.pause.as_micros() as u64;
         sim.sleep(sim.between(pause / 5, 2 * pause)).await;
@@ -212,24 +216,41 @@ fn migrate(sim: &Rc<Sim>, node: usize) {
     let _ = slot.commands.try_send(Command::Migrate { to });
 }
 
-/// An end of a move is evicted. The one that stays may not reach the authority meanwhile, so that what it has signed is
-/// not sealed, and the one that goes may hear of it from nobody.
+/// An end of a move is evicted. The one that stays may not reach the authority meanwhile, so that what it signs is not
+/// sealed, and the one that goes may hear of it from nobody.
 pub(crate) fn evict_an_end(sim: &Rc<Sim>, node: usize, other: Option<usize>) {
     let (goes, stays) = match other {
         Some(other) if sim.chance(700) => (other, Some(node)),
         other => (node, other),
     };
-    if let Some(stays) = stays.filter(|stays| *stays != 0 && sim.chance(500)) {
+    if let Some(stays) = stays.filter(|stays| *stays != 0 && sim.chance(600)) {
         sim.trace(stays, || "== does not reach the authority".to_owned());
-        cut(sim, vec![(stays, 0), (0, stays)]);
+        cut(sim, vec![(stays, 0)]);
     }
-    if sim.chance(500) {
-        sim.trace(goes, || "== hears of nothing".to_owned());
-        let others = (0..sim.nodes.len()).filter(|other| *other != goes && Some(*other) != stays);
-        let ways = others.flat_map(|other| [(goes, other), (other, goes)]);
-        cut(sim, ways.collect());
+    let sim = sim.clone();
+    sim.clone().exec.spawn(WORLD, async move {
+        sim.sleep(sim.between(0, 1_500_000)).await;
+        if sim.trouble.get() {
+            if sim.chance(500) {
+                isolate(&sim, goes);
+            }
+            evict(&sim, goes);
+        }
+    });
+}
+
+/// A member is evicted that has to do with what is not sealed yet.
+async fn evict_one(sim: Rc<Sim>) {
+    let Some(of) = sim.plan.evicts else { return };
+    let trouble = sim.plan.trouble.as_micros() as u64;
+    sim.sleep(sim.between(trouble / 8, trouble / 2)).await;
+    let node = unsealed(&sim, of).await;
+    if sim.trouble.get() {
+        if sim.chance(700) {
+            isolate(&sim, node);
+        }
+        evict(&sim, node);
     }
-    evict(sim, goes);
 }
 
 /// A member is evicted while it runs, and admitted again after a while.
@@ -287,12 +308,7 @@ async fn order(sim: &Rc<Sim>, payload: Payload, done: impl Fn(&State) -> bool) {
 async fn lose(sim: Rc<Sim>) {
     let trouble = sim.plan.trouble.as_micros() as u64;
     sim.sleep(sim.between(trouble / 5, trouble * 4 / 5)).await;
-    let mut node = sim.rng(|rng| rng.random_range(1..sim.plan.nodes));
-    if sim.plan.lost_between
-        && let Some(found) = given_on_unsealed(&sim).await
-    {
-        node = found;
-    }
+    let node = unsealed(&sim, sim.plan.lost_in).await;
     while sim.nodes[node].leaves.replace(true) {
         sim.sleep(Duration::from_millis(250)).await;
     }
@@ -341,31 +357,49 @@ async fn lose(sim: Rc<Sim>) {
     }
 }
 
-/// Cuts the authority off until a node has given a session on that was given to it: neither is sealed.
-async fn given_on_unsealed(sim: &Rc<Sim>) -> Option<usize> {
-    let others = (1..sim.nodes.len()).flat_map(|other| [(0, other), (other, 0)]);
-    sim.trace(0, || "== the authority is alone".to_owned());
-    cut(sim, others.collect());
-    let until = sim.exec.now() + Duration::from_secs(6);
-    while sim.exec.now() < until {
-        sim.sleep(Duration::from_millis(20)).await;
-        for node in 1..sim.plan.nodes {
-            let Some(daemon) = sim.daemon(node) else { continue };
-            let between = daemon.records.borrow().values().any(|record| {
-                let is_handover = |pending: &Pending| {
-                    Transaction::decode(&pending.bytes)
-                        .is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)))
-                };
-                let unsealed = record.pending.iter().filter(|pending| is_handover(pending));
-                let gave = record.gave.as_ref();
-                gave.is_some_and(|gave| gave.acknowledged) && unsealed.count() > 1
-            });
-            if between {
-                return Some(node);
+/// Nobody reaches the authority until a machine is in what is wanted; sessions are moved so that it happens. It may not
+/// come to that: then it is any machine but the authority's.
+async fn unsealed(sim: &Rc<Sim>, of: Unsealed) -> usize {
+    let any = sim.rng(|rng| rng.random_range(1..sim.plan.nodes));
+    if of == Unsealed::Anything {
+        return any;
+    }
+    sim.trace(0, || "== the authority hears nobody".to_owned());
+    cut(sim, (1..sim.nodes.len()).map(|other| (other, 0)).collect());
+    let until = sim.exec.now() + Duration::from_secs(8);
+    let mut moves = sim.exec.now();
+    while sim.exec.now() < until && sim.trouble.get() {
+        if sim.exec.now() >= moves {
+            moves += Duration::from_millis(700);
+            for node in 1..sim.plan.nodes {
+                migrate(sim, node);
             }
         }
+        if let Some(node) = (1..sim.plan.nodes).find(|node| is_in(sim, *node, of)) {
+            return node;
+        }
+        sim.sleep(Duration::from_millis(10)).await;
     }
-    None
+    any
+}
+
+fn is_in(sim: &Sim, node: usize, of: Unsealed) -> bool {
+    let Some(daemon) = sim.daemon(node) else {
+        return false;
+    };
+    let is_handover = |pending: &&Pending| {
+        let transaction = Transaction::decode(&pending.bytes);
+        transaction.is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)))
+    };
+    daemon.records.borrow().values().any(|record| {
+        let handovers = record.pending.iter().filter(is_handover).count();
+        let gave = record.gave.as_ref().is_some_and(|gave| gave.acknowledged);
+        match of {
+            Unsealed::Anything => true,
+            Unsealed::Taken => record.may_run() && handovers > 0,
+            Unsealed::GivenOn => gave && handovers > 1,
+        }
+    })
 }
 
 /// What a node's journal says of a session, as far as it survives whatever comes.

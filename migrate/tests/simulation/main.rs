@@ -77,9 +77,10 @@ fn no_rule_is_broken_whatever_happens() {
     if let Some(failed) = failed {
         panic!("{failed}");
     }
+    // A few runs that repeat one need not show everything.
     assert!(
-        figures.shows_something(),
-        "nothing happened in {runs} runs: {figures}"
+        runs < RUNS || figures.shows_something(),
+        "too little happened in {runs} runs: {figures}"
     );
 }
 
@@ -97,6 +98,7 @@ fn is_found(broken: Broken, expected: &[&str]) {
 
 const TWO_RUN: &str = "two containers of one session run";
 const TWO_OWN: &str = "two nodes own one session";
+const SIGNED_TWICE: &str = "was handed over twice";
 const STATE_MISSING: &str = "starts without request";
 
 #[test]
@@ -116,12 +118,12 @@ fn a_restart_that_adopts_by_the_chain_alone_is_found() {
 
 #[test]
 fn a_journal_without_fsync_is_found() {
-    is_found(Broken::NoFsync, &[TWO_RUN, TWO_OWN]);
+    is_found(Broken::NoFsync, &[TWO_RUN, TWO_OWN, SIGNED_TWICE]);
 }
 
 #[test]
 fn a_journal_that_is_read_without_fsync_is_found() {
-    is_found(Broken::NoFsyncAtStart, &[TWO_RUN, TWO_OWN]);
+    is_found(Broken::NoFsyncAtStart, &[TWO_RUN, TWO_OWN, SIGNED_TWICE]);
 }
 
 #[test]

@@ -55,6 +55,27 @@ pub(crate) enum Strike {
     Evict,
 }
 
+/// What a machine has to do with that the chain does not hold yet, since the authority can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unsealed {
+    /// Whatever there is.
+    Anything,
+    /// A session that was given to it.
+    Taken,
+    /// A session that was given to it, and that it has given on.
+    GivenOn,
+}
+
+impl Unsealed {
+    fn draw(rng: &mut Xoshiro256PlusPlus) -> Self {
+        match rng.random_range(0..4_u32) {
+            0 => Self::Anything,
+            1 => Self::GivenOn,
+            _ => Self::Taken,
+        }
+    }
+}
+
 /// The steps of a move at which a fault may strike.
 pub(crate) const STEPS: [&str; 13] = [
     "claim", "cut", "stop", "stopped", "applied", "ready", "sign", "signed", "acquired", "starting",
@@ -95,10 +116,10 @@ pub(crate) struct Plan {
     pub(crate) engine_errors: u32,
     /// A machine is lost for good, and its operator says so.
     pub(crate) lost: bool,
-    /// It is lost right after it gave a session on that was given to it, and neither is sealed.
-    pub(crate) lost_between: bool,
-    /// Members are evicted while they run, and admitted again.
-    pub(crate) evicts: bool,
+    /// In what it is struck.
+    pub(crate) lost_in: Unsealed,
+    /// Members are evicted while they run, and admitted again; the first of them in this.
+    pub(crate) evicts: Option<Unsealed>,
     pub(crate) triggers: Vec<Trigger>,
 }
 
@@ -143,8 +164,8 @@ impl Plan {
             live: pick(rng, &[0, 50, 80, 100]) as u32,
             engine_errors: pick(rng, &[0, 0, 5, 30]) as u32,
             lost: rng.random_bool(0.12),
-            lost_between: rng.random_bool(0.5),
-            evicts: rng.random_bool(0.3),
+            lost_in: Unsealed::draw(rng),
+            evicts: rng.random_bool(0.3).then(|| Unsealed::draw(rng)),
             triggers,
         }
     }
