@@ -217,6 +217,9 @@ impl Keeper {
     /// The chain has moved: it may hold a newer fact than the journal.
     #[must_use]
     pub fn chain_moved(&self, known: &Known<'_>) -> Moved {
+        if let Some(moved) = self.catch_up(known) {
+            return moved;
+        }
         match known.record.standing {
             Standing::Owner { .. } => match self.adoption(known) {
                 Adoption::Mine { .. } if self.source.is_none() => Moved::Back,
@@ -248,7 +251,9 @@ impl Keeper {
     #[must_use]
     pub fn is_unsettled(&self, known: &Known<'_>) -> bool {
         match known.record.standing {
-            Standing::Gave | Standing::Owner { .. } => self.mine(known).is_err(),
+            Standing::Gave | Standing::Owner { .. } => {
+                self.mine(known).is_err() || self.catch_up(known).is_some()
+            }
             Standing::Visitor | Standing::Closed => false,
         }
     }

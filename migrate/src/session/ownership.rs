@@ -50,9 +50,7 @@ pub fn adopt(record: &Record, chain: Option<&SessionRecord>, me: PublicKey) -> A
     match chain {
         None => Adoption::Mine { epoch },
         Some(chain) if chain.epoch < epoch && chain.is_open() => {
-            let parted =
-                chain.epoch + 1 == epoch && giver(record, since).is_some_and(|giver| giver != chain.owner);
-            if parted {
+            if record.is_parted(chain, me) {
                 Adoption::NotMine
             } else {
                 Adoption::Mine { epoch }
@@ -64,12 +62,6 @@ pub fn adopt(record: &Record, chain: Option<&SessionRecord>, me: PublicKey) -> A
         }
         Some(_) => Adoption::NotMine,
     }
-}
-
-/// Who signed the unsealed hand-over `since` which gave the session to this node.
-fn giver(record: &Record, since: Hash) -> Option<PublicKey> {
-    let handover = record.pending.iter().find(|pending| pending.hash == since)?;
-    Some(Transaction::decode(&handover.bytes).ok()?.sender)
 }
 
 /// Rule 1: a node answers and relays by the newest fact that it holds, its journal before its chain.

@@ -1,6 +1,6 @@
 //! The fold of a session's journal entries: what this node holds to be true.
 
-use blosm_ledger::{Hash, PublicKey, SessionId};
+use blosm_ledger::{Hash, Payload, PublicKey, SessionId, SessionRecord, Transaction};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use super::entry::{Attempt, Entry, Pending};
@@ -166,6 +166,26 @@ impl Record {
             .collect()
     }
 
+    /// The unsealed hand-over that would end `epoch`: its signer and the destination.
+    pub fn unsealed(&self, epoch: u64) -> Option<(PublicKey, PublicKey)> {
+        self.pending.iter().find_map(|pending| {
+            let transaction = Transaction::decode(&pending.bytes).ok()?;
+            match transaction.payload {
+                Payload::HandOver(body) if body.epoch == epoch => {
+                    Some((transaction.sender, body.destination))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether the unsealed hand-overs that brought the session here go another way than the chain: the one that would
+    /// be sealed next is signed by somebody else than the owner.
+    pub fn is_parted(&self, chain: &SessionRecord, me: PublicKey) -> bool {
+        let next = self.unsealed(chain.epoch);
+        chain.owner != me && next.is_some_and(|(signer, _)| signer != chain.owner)
+    }
+
     /// Whether nothing is left to do for the session on this node.
     pub fn is_settled(&self) -> bool {
         self.pending.is_empty()
@@ -300,10 +320,12 @@ impl Record {
             Entry::Reclaimed {
                 epoch, abort_hash, ..
             } => {
-                // The HandOver lost its place on the chain for good; submitting it again is pointless.
-                if let Some(gave) = self.gave.take() {
-                    self.pending.retain(|pending| pending.hash != gave.handover.hash);
-                }
+                // What was handed over since lost its place on the chain for good; submitting it again is pointless.
+                self.gave = None;
+                self.pending.retain(|pending| {
+                    let transaction = Transaction::decode(&pending.bytes);
+                    !transaction.is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)))
+                });
                 self.standing = Standing::Owner {
                     epoch,
                     since: abort_hash,

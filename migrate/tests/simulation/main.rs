@@ -113,7 +113,7 @@ fn a_roll_back_after_the_signature_is_found() {
 
 #[test]
 fn a_restart_that_adopts_by_the_chain_alone_is_found() {
-    is_found(Broken::AdoptsByChain, &[TWO_RUN]);
+    is_found(Broken::AdoptsByChain, &[TWO_RUN, STATE_MISSING]);
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_layer_that_is_not_synced_is_found() {
 
 #[test]
 fn a_session_taken_back_from_a_node_that_may_run_it_is_found() {
-    is_found(Broken::ReclaimsFromTheLiving, &[TWO_RUN, TWO_OWN]);
+    is_found(Broken::ReclaimsFromTheLiving, &[TWO_RUN, TWO_OWN, STATE_MISSING]);
 }
 
 #[test]

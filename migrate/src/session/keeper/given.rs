@@ -63,6 +63,35 @@ impl Keeper {
         removable
     }
 
+    /// Rule 3: the session went from here through a machine that was lost before the hand-over was sealed, and is here
+    /// again. The chain can't follow it there: this node's `Abort`s bring the chain to the epoch that the journal holds.
+    pub(super) fn catch_up(&self, known: &Known<'_>) -> Option<Moved> {
+        let (Standing::Owner { epoch, since }, Some(sealed)) = (known.record.standing, known.sealed) else {
+            return None;
+        };
+        if sealed.owner != self.me || !sealed.is_open() || self.is_evicted(known) {
+            return None;
+        }
+        if sealed.epoch == epoch && sealed.since != since && !self.is_cut() {
+            return Some(Moved::Reclaimed(Entry::Reclaimed {
+                session: self.session,
+                epoch,
+                abort_hash: sealed.since,
+            }));
+        }
+        // What would be sealed next can't be: its destination is lost, or its signer passed over by then.
+        let (signer, destination) = known.record.unsealed(sealed.epoch)?;
+        let evicted = known.members.evicted(&destination);
+        let is_void = signer != self.me || evicted.is_some_and(|evicted| evicted.lost);
+        (sealed.epoch < epoch && is_void).then(|| {
+            Moved::Abort(Abort {
+                session: self.session,
+                epoch: sealed.epoch,
+                claim: None,
+            })
+        })
+    }
+
     /// Rule 3: with the destination lost and the hand-over unsealed, this node's sealed `Abort` gives the session back. That
     /// it was evicted is not enough: it may not have heard of it yet, and run the session.
     pub(super) fn reclaim(&self, known: &Known<'_>) -> Moved {

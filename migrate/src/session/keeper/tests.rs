@@ -516,6 +516,41 @@ fn what_does_not_start_is_tried_again_handed_back_or_lost() {
 }
 
 #[test]
+fn what_came_back_through_a_lost_machine_is_caught_up_with_by_aborts() {
+    let (gave, back) = (hand_over(1, 0, 2), hand_over(2, 1, 1));
+    let mut mine = record(vec![
+        opened(),
+        creating(0),
+        starting(),
+        signed(&gave),
+        acquired(&back, 2),
+    ]);
+    let (keeper, _) = keeper(1, &mine);
+    let abort = |epoch| Abort {
+        session: SESSION,
+        epoch,
+        claim: None,
+    };
+    let at = |transactions: &[Transaction]| keeper.chain_moved(&known(&mine, &chain(transactions)));
+    assert_eq!(at(&[open()]), Moved::Nothing);
+    assert_eq!(at(&[open(), eviction(2, false)]), Moved::Nothing, "it is sealed");
+    assert_eq!(at(&[open(), evict(2)]), Moved::Abort(abort(0)));
+    let first = sign(1, Payload::Abort(abort(0)));
+    let mut all = vec![open(), evict(2), first];
+    assert_eq!(at(&all), Moved::Abort(abort(1)));
+    let second = sign(1, Payload::Abort(abort(1)));
+    all.push(second.clone());
+    let Moved::Reclaimed(entry) = at(&all) else {
+        panic!("{:?}", at(&all))
+    };
+    mine.apply(entry);
+    let since = second.hash();
+    assert_eq!(mine.standing, Standing::Owner { epoch: 2, since });
+    assert_eq!(mine.unsealed(0).or(mine.unsealed(1)), None);
+    assert_eq!(keeper.chain_moved(&known(&mine, &chain(&all))), Moved::Nothing);
+}
+
+#[test]
 fn a_node_that_was_evicted_begins_anew_before_it_starts_anything() {
     let mine = record(vec![opened(), creating(0), starting()]);
     let (mut keeper, now) = keeper(1, &mine);
