@@ -27,7 +27,7 @@ const KEYS: usize = 5;
 /// What is not part of any node: cars, faults, the engines themselves.
 pub(crate) const WORLD: Life = Life(0);
 /// When everything works again, every session is served again within this time.
-const HEALS_WITHIN: Duration = Duration::from_secs(100);
+const HEALS_WITHIN: Duration = Duration::from_secs(60);
 /// How long a run is looked at once it is well.
 const LINGER: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(250);
