@@ -297,7 +297,7 @@ impl Actor {
                 prepared,
                 done,
             } => {
-                let wanted = self.keeper.wants_applied(&self.record());
+                let wanted = self.keeper.wants_applied(&self.record(), &entry);
                 if wanted {
                     self.append(entry).await?;
                     self.prepared = prepared;

@@ -33,10 +33,16 @@ impl Keeper {
         !record.may_run() && record.applied.is_none() && record.standing != Standing::Closed
     }
 
-    /// Whether a container that holds the final state is still wanted.
+    /// Whether a container that holds the final state of this attempt is still wanted. Not if the signature could not be
+    /// taken: this node gave the session away at a later epoch, which the chain has passed over.
     #[must_use]
-    pub fn wants_applied(&self, record: &Record) -> bool {
-        !record.may_run()
+    pub fn wants_applied(&self, record: &Record, applied: &Entry) -> bool {
+        let Entry::Applied { epoch, root, .. } = applied else {
+            return false;
+        };
+        let mut then = record.clone();
+        then.apply(applied.clone());
+        then.accepts(*epoch, *root)
     }
 
     /// The container that waits for the signature: READY is said again, after a lost answer or a restart, until the

@@ -551,6 +551,19 @@ fn what_came_back_through_a_lost_machine_is_caught_up_with_by_aborts() {
 }
 
 #[test]
+fn nothing_is_applied_whose_signature_could_not_be_taken() {
+    let wanted = |entries: Vec<Entry>, epoch| {
+        let record = record(entries);
+        keeper(1, &record).0.wants_applied(&record, &applied(2, epoch))
+    };
+    let gave_later = || vec![opened(), signed(&hand_over(1, 3, 2))];
+    assert!(wanted(vec![], 0));
+    assert!(!wanted(vec![opened()], 0), "it owns the session");
+    assert!(wanted(gave_later(), 4));
+    assert!(!wanted(gave_later(), 1), "passed over by the chain");
+}
+
+#[test]
 fn a_node_that_was_evicted_begins_anew_before_it_starts_anything() {
     let mine = record(vec![opened(), creating(0), starting()]);
     let (mut keeper, now) = keeper(1, &mine);

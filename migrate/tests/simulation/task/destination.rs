@@ -45,7 +45,7 @@ impl Task {
         prepared: Option<String>,
         done: oneshot::Sender<bool>,
     ) {
-        let wanted = self.keeper.wants_applied(&self.record());
+        let wanted = self.keeper.wants_applied(&self.record(), &entry);
         if wanted {
             self.append(entry).await;
             self.prepared = prepared;
