@@ -321,10 +321,12 @@ impl Record {
                 epoch, abort_hash, ..
             } => {
                 // What was handed over since lost its place on the chain for good; submitting it again is pointless.
-                self.gave = None;
+                let gave = self.gave.take().map(|gave| gave.handover.hash);
                 self.pending.retain(|pending| {
                     let transaction = Transaction::decode(&pending.bytes);
-                    !transaction.is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)))
+                    let is_handover = transaction
+                        .is_ok_and(|transaction| matches!(transaction.payload, Payload::HandOver(_)));
+                    !is_handover && Some(pending.hash) != gave
                 });
                 self.standing = Standing::Owner {
                     epoch,
