@@ -125,13 +125,13 @@ impl Checks {
         if self.seen(record.session).closed.is_some() {
             return;
         }
-        let releases = record.pending.iter().filter_map(|pending| {
+        let mut releases = record.pending.iter().filter_map(|pending| {
             match Transaction::decode(&pending.bytes).ok()?.payload {
                 Payload::Release(release) => Some(release.reason),
                 _ => None,
             }
         });
-        if let Some(reason) = releases.last() {
+        if let Some(reason) = releases.next_back() {
             self.closed(record.session, reason);
         }
     }

@@ -83,13 +83,12 @@ impl Keeper {
         let (signer, destination) = known.record.unsealed(sealed.epoch)?;
         let evicted = known.members.evicted(&destination);
         let is_void = signer != self.me || evicted.is_some_and(|evicted| evicted.lost);
-        (sealed.epoch < epoch && is_void).then(|| {
-            Moved::Abort(Abort {
-                session: self.session,
-                epoch: sealed.epoch,
-                claim: None,
-            })
-        })
+        let abort = Abort {
+            session: self.session,
+            epoch: sealed.epoch,
+            claim: None,
+        };
+        (sealed.epoch < epoch && is_void).then_some(Moved::Abort(abort))
     }
 
     /// Rule 3: with the destination lost and the hand-over unsealed, this node's sealed `Abort` gives the session back. That
