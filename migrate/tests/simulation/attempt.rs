@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use blosm_ledger::{Claim, Hash, Payload, SessionId, Token, Transaction, Verdict};
+use blosm_ledger::{Hash, Payload, SessionId, Token, Transaction};
 use blosm_migrate::session::{Attempt, Entry, Pending, facts, proven_owner};
 use rand::RngExt;
 use tokio::sync::oneshot;
@@ -116,20 +116,8 @@ impl Incoming<'_> {
     }
 
     async fn claim(&mut self, epoch: u64, live: bool) -> Result<bool, Ended> {
-        let claim = Claim {
-            session: self.visit.session,
-            epoch,
-            attempt: self.visit.attempt,
-            verdict: Verdict {
-                memory: true,
-                cpu: true,
-                gpu: true,
-                service: true,
-                hard: None,
-                accepted: true,
-            },
-        };
-        let transaction = self.sim.sign(self.daemon.node, Payload::Claim(claim));
+        let (visit, node) = (&self.visit, self.daemon.node);
+        let transaction = self.sim.claim(node, visit.session, epoch, visit.attempt);
         let claim = transaction.encode();
         ledger::announce(self.sim, self.daemon, transaction);
         match self.ask(Ask::Claim { claim, live }, QUICK).await? {

@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blosm_ledger::{
-    Abort, Certificate, Claim, HandOver, Hash, Open, Payload, Release, ReleaseReason, SessionId, Transaction,
-    Verdict,
+    Abort, Certificate, HandOver, Hash, Open, Payload, Release, ReleaseReason, SessionId, Transaction,
 };
 use blosm_migrate::session::{Attempt, Pending};
 
@@ -232,20 +231,7 @@ impl Liar<'_> {
     }
 
     fn claim(&self, session: SessionId, epoch: u64, attempt: Attempt) -> Ask {
-        let claim = Claim {
-            session,
-            epoch,
-            attempt,
-            verdict: Verdict {
-                memory: true,
-                cpu: true,
-                gpu: true,
-                service: true,
-                hard: None,
-                accepted: true,
-            },
-        };
-        let claim = self.sim.sign(self.me, Payload::Claim(claim));
+        let claim = self.sim.claim(self.me, session, epoch, attempt);
         Ask::Claim {
             claim: claim.encode(),
             live: self.sim.chance(500),

@@ -7,8 +7,10 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use blosm_ledger::{
-    Admit, Chain, Genesis, Hash, Location, Params, Payload, PublicKey, SealedBlock, SecretKey, Transaction,
+    Admit, Chain, Claim, Genesis, Hash, Location, Params, Payload, PublicKey, SealedBlock, SecretKey,
+    SessionId, Transaction, Verdict,
 };
+use blosm_migrate::session::Attempt;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
@@ -224,6 +226,25 @@ impl Sim {
         let node = &self.nodes[node];
         let head = node.ledger.borrow().height();
         Transaction::sign(&node.key, self.genesis_id, head, payload)
+    }
+
+    /// The claim of a node that takes the session with all that it needs.
+    pub(crate) fn claim(&self, node: usize, session: SessionId, epoch: u64, attempt: Attempt) -> Transaction {
+        let verdict = Verdict {
+            memory: true,
+            cpu: true,
+            gpu: true,
+            service: true,
+            hard: None,
+            accepted: true,
+        };
+        let claim = Claim {
+            session,
+            epoch,
+            attempt,
+            verdict,
+        };
+        self.sign(node, Payload::Claim(claim))
     }
 
     /// A move has come to a step on `node`, with `other` at its other end. A fault may wait there.
