@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use blosm_ledger::{Open, Payload, PublicKey, SessionId, Token};
 use blosm_migrate::session::{Entry, KnownOwner, No, Pending, Turn, newest_owner, turn};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::engine::{Failed, Run};
 use crate::links::RELAY;
 use crate::node::{self, Daemon, Slot};
 use crate::task::Command;
+use crate::watched::Watched;
 use crate::wire::{Answer, Ask, Denied, NoAnswer, Refusal, Relayed, Request, Served};
 use crate::world::Sim;
 
@@ -39,11 +40,11 @@ pub(crate) enum Route {
 
 /// Where a session's requests go at this instant, and how many are on their way.
 pub(crate) struct Gate {
-    route: watch::Sender<Route>,
+    route: Watched<Route>,
     in_flight: Cell<usize>,
     idle: Notify,
     /// Rises when the drain of a cut is over.
-    drains: watch::Sender<u64>,
+    drains: Watched<u64>,
 }
 
 struct InFlight(Rc<Slot>);
@@ -61,10 +62,10 @@ impl Drop for InFlight {
 impl Gate {
     pub(crate) fn new(route: Route) -> Self {
         Self {
-            route: watch::Sender::new(route),
+            route: Watched::new(route),
             in_flight: Cell::new(0),
             idle: Notify::new(),
-            drains: watch::Sender::new(0),
+            drains: Watched::new(0),
         }
     }
 
@@ -73,7 +74,7 @@ impl Gate {
     }
 
     pub(crate) fn set(&self, route: Route) {
-        self.route.send_replace(route);
+        self.route.set(route);
     }
 
     /// Holds requests if they go to this run.
@@ -95,7 +96,7 @@ impl Gate {
             }
         });
         if drained.await.is_none() {
-            self.drains.send_modify(|count| *count += 1);
+            self.drains.change(|count| *count += 1);
         }
     }
 }
@@ -237,11 +238,11 @@ async fn through(
     begin: Duration,
 ) -> Result<Option<(u64, Run)>, Denied> {
     loop {
-        let mut routes = slot.gate.route.subscribe();
+        let mut routes = slot.gate.route.watch();
         let passed = sim.within(HOLD_TIME, routes.wait_for(|route| *route != Route::Held));
         let route = match passed.await {
-            Some(Ok(route)) => *route,
-            _ => return Err(Denied::Held),
+            Some(route) => route,
+            None => return Err(Denied::Held),
         };
         let run = match route {
             Route::Held => continue,
@@ -251,11 +252,11 @@ async fn through(
         };
         slot.gate.in_flight.set(slot.gate.in_flight.get() + 1);
         let flight = InFlight(slot.clone());
-        let mut drains = slot.gate.drains.subscribe();
+        let mut drains = slot.gate.drains.watch();
         let answer = tokio::select! {
             biased;
             answer = sim.request(daemon.node, slot.id, run, number) => answer,
-            _ = drains.changed() => Err(Failed::Interrupted),
+            () = drains.changed() => Err(Failed::Interrupted),
         };
         drop(flight);
         match answer {

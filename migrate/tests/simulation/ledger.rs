@@ -118,7 +118,7 @@ impl Sim {
     }
 
     fn moved(&self, daemon: &Daemon) {
-        daemon.moved.send_modify(|count| *count += 1);
+        daemon.moved.change(|count| *count += 1);
     }
 }
 

@@ -46,6 +46,7 @@ mod node;
 mod plan;
 mod runs;
 mod task;
+mod watched;
 mod wire;
 mod world;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use blosm_ledger::SessionId;
 use blosm_migrate::session::journal_bytes;
 use blosm_migrate::session::{Attempt, Entry, Found, Record, Standing, fate};
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::engine::Run;
 use crate::exec::Life;
@@ -18,6 +18,7 @@ use crate::ledger::{self, Pool};
 use crate::links::Asked;
 use crate::plan::Broken;
 use crate::task::{Command, Task};
+use crate::watched::Watched;
 use crate::wire::{Answer, Ask, Refusal, Relayed};
 use crate::world::Sim;
 
@@ -36,9 +37,9 @@ pub(crate) struct Daemon {
     /// Questions whose answers are waited for.
     pub(crate) asked: RefCell<BTreeMap<u64, Asked>>,
     journal: Mutex<()>,
-    ready: watch::Sender<bool>,
+    ready: Watched<bool>,
     /// Changes with every block.
-    pub(crate) moved: watch::Sender<u64>,
+    pub(crate) moved: Watched<u64>,
     pub(crate) submit: Notify,
     pub(crate) submitting: RefCell<BTreeSet<SessionId>>,
     pub(crate) pool: RefCell<Pool>,
@@ -188,8 +189,8 @@ pub(crate) fn boot(sim: &Rc<Sim>, node: usize) {
         slots: RefCell::default(),
         asked: RefCell::default(),
         journal: Mutex::new(()),
-        ready: watch::Sender::new(false),
-        moved: watch::Sender::new(0),
+        ready: Watched::new(false),
+        moved: Watched::new(0),
         submit: Notify::new(),
         submitting: RefCell::default(),
         pool: RefCell::default(),
@@ -203,7 +204,7 @@ pub(crate) fn boot(sim: &Rc<Sim>, node: usize) {
     let life = daemon.life;
     if machine.liar {
         // It follows the chain and says what it likes; see `liar.rs`.
-        daemon.ready.send_replace(true);
+        daemon.ready.set(true);
         sim.exec.spawn(life, ledger::follow(sim.clone(), daemon));
         return;
     }
@@ -256,7 +257,7 @@ async fn start(sim: Rc<Sim>, daemon: Rc<Daemon>) {
     }
     sim.exec
         .spawn(life, ledger::submit_pending(sim.clone(), daemon.clone()));
-    daemon.ready.send_replace(true);
+    daemon.ready.set(true);
 }
 
 /// A broken rule: what the chain says is taken, whatever was signed since.
@@ -297,8 +298,8 @@ pub(crate) async fn answer(sim: &Rc<Sim>, daemon: &Rc<Daemon>, from: usize, ask:
     if sim.nodes[node].liar {
         return crate::liar::answer(sim, &ask);
     }
-    let mut ready = daemon.ready.subscribe();
-    ready.wait_for(|ready| *ready).await.ok()?;
+    let mut ready = daemon.ready.watch();
+    ready.wait_for(|ready| *ready).await;
     if !sim.state(node).members().contains(&sim.nodes[from].me) {
         return Some(Answer::Refused(Refusal::NotMember));
     }

@@ -154,7 +154,7 @@ impl Task {
         if record.may_run() || record.applied.is_some() {
             self.slot.gate.set(Route::Held);
         }
-        let mut moved = self.daemon.moved.subscribe();
+        let mut moved = self.daemon.moved.watch();
         self.on_chain().await;
         self.on_beat().await;
         let mut beat = sim.exec.now() + BEAT;
@@ -164,7 +164,7 @@ impl Task {
                 biased;
                 Some(exit) = exits.recv() => self.on_command(exit).await,
                 Some(command) = commands.recv() => self.on_command(command).await,
-                Ok(()) = moved.changed() => self.on_chain().await,
+                () = moved.changed() => self.on_chain().await,
                 () = sim.exec.sleep(wait) => {
                     beat = sim.exec.now() + BEAT;
                     self.on_beat().await;
