@@ -23,6 +23,9 @@ const UNUSED: Duration = Duration::from_secs(30);
 /// One that nobody asked for and that is not to be kept ends after so long without a request: it was dialled when the members
 /// were others.
 const SPARE: Duration = Duration::from_secs(5);
+/// Of two connections to one peer the surplus one goes when neither end has asked the other for so long: the other end cannot
+/// know that it is about to go, and should not just then be asking by it.
+const QUIET: Duration = Duration::from_secs(5);
 /// More addresses of one peer than this are not taken from the ledger.
 const MAX_ADDRESSES: usize = 16;
 /// A new learnt address is dialled after at most this time, and not at once: whoever tells them must not set the pace.
@@ -253,6 +256,13 @@ impl Book {
             // It may have been struck out and named again meanwhile.
             entry.open = entry.open.saturating_sub(1);
         }
+    }
+
+    /// Whether neither end has asked the other anything for a while, and nothing is being asked.
+    pub(crate) fn is_quiet(&self, peer: &PeerId, now: Instant) -> bool {
+        self.peers
+            .get(peer)
+            .is_none_or(|entry| entry.open == 0 && now.duration_since(entry.used) >= QUIET)
     }
 
     /// The peers whose connections were dialled from here, are not to be kept, and have not been used for a while. What a

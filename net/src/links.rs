@@ -14,8 +14,8 @@ use crate::protocol::Topic;
 
 /// Two connections made within this time of each other are a meeting of two dials; it exceeds the time a dial may take.
 const MEETING: Duration = Duration::from_secs(8);
-/// So long the surplus one of two connections stays: what either end has sent on it arrives, the topics above all, which are
-/// told once. Counted in rounds.
+/// So long the surplus one of two connections stays at least: what either end has sent on it arrives, the topics above all,
+/// which are told once. Counted in rounds.
 const GRACE_ROUNDS: u32 = 4;
 /// A peer that has shown no sign of life for so many rounds is dead: its machine is off, or the link is cut.
 /// Counted in rounds and not in time, so that a pause of this process does not condemn the others.
@@ -75,7 +75,7 @@ impl Peer {
 pub(crate) enum Established {
     /// It is the peer's first.
     First,
-    /// Both ends dialled at the same time. One of the two is closed by both in a moment; see [`Links::surplus`].
+    /// Both ends dialled at the same time. One of the two is closed by both when nothing goes by it; see [`Links::surplus`].
     Second,
     /// The peer dials although we hold a connection, so it does not know that one: it was restarted or cut off. The protocols
     /// announce themselves on a first connection only, so all of them are closed, and the peers start afresh.
@@ -242,16 +242,21 @@ impl Links {
         lost
     }
 
-    /// The surplus connections that have had their time; called in each round.
-    pub(crate) fn surplus(&mut self) -> Vec<ConnectionId> {
-        let links = self.peers.values_mut().flat_map(|known| &mut known.links);
-        links
-            .filter_map(|link| {
-                let left = link.left.as_mut()?;
+    /// The surplus connections that have had their time; called in each round. A request may go by either of two connections
+    /// and would be lost with it, so both stay for as long as there are any: `quiet` says whether a peer has had none for a
+    /// while.
+    pub(crate) fn surplus(&mut self, quiet: impl Fn(&PeerId) -> bool) -> Vec<ConnectionId> {
+        let mut surplus = Vec::new();
+        for (peer, known) in &mut self.peers {
+            for link in &mut known.links {
+                let Some(left) = &mut link.left else { continue };
                 *left = left.saturating_sub(1);
-                (*left == 0).then_some(link.id)
-            })
-            .collect()
+                if *left == 0 && quiet(peer) {
+                    surplus.push(link.id);
+                }
+            }
+        }
+        surplus
     }
 
     /// The view that handles read.
@@ -326,11 +331,13 @@ mod tests {
                 assert_eq!(links.view()[&peer].direction, ours, "what stays is shown");
                 // What was sent on the other has its time.
                 for _ in 1..GRACE_ROUNDS {
-                    assert_eq!(links.surplus(), vec![]);
+                    assert_eq!(links.surplus(|_| true), vec![]);
                 }
-                assert_eq!(links.surplus(), vec![id(2)]);
+                // What is being asked too.
+                assert_eq!(links.surplus(|_| false), vec![]);
+                assert_eq!(links.surplus(|asked| *asked == peer), vec![id(2)]);
                 assert!(!links.on_closed(&peer, id(2)));
-                assert_eq!(links.surplus(), vec![]);
+                assert_eq!(links.surplus(|_| true), vec![]);
             }
         }
     }

@@ -289,8 +289,11 @@ fn connection_that_nobody_asked_for_is_left_as_soon_as_it_is_not_kept() {
     book.set_member(peer, vec![address(1)], false, later(10_000));
     book.on_ended(&peer, later(10_001));
     assert_eq!(book.unused(later(10_099)), vec![], "one of them is under way");
+    assert!(!book.is_quiet(&peer, later(10_099)));
     book.on_ended(&peer, later(10_100));
     assert_eq!(book.unused(later(10_104)), vec![]);
+    assert!(!book.is_quiet(&peer, later(10_104)));
+    assert!(book.is_quiet(&peer, later(10_105)));
     assert_eq!(book.unused(later(10_105)), vec![peer]);
     book.on_disconnected(peer, later(10_105));
     assert_eq!(book.next_due(), None);

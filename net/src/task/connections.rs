@@ -47,7 +47,8 @@ impl Task {
             }
             self.disconnect(peer);
         }
-        for id in self.links.surplus() {
+        let now = Instant::now();
+        for id in self.links.surplus(|peer| self.book.is_quiet(peer, now)) {
             self.swarm.close_connection(id);
         }
     }

@@ -44,6 +44,50 @@ async fn both_ends_dial_and_one_connection_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_while_one_of_two_connections_is_given_up_is_answered() {
+    let mut asked = tokio::task::JoinSet::new();
+    for round in 0..6u8 {
+        asked.spawn(async move {
+            let (mut a, mut b) = (
+                Node::start(180 + 2 * round).await,
+                Node::start(181 + 2 * round).await,
+            );
+            a.net.set_addresses(b.id(), vec![b.address()]);
+            b.net.set_addresses(a.id(), vec![a.address()]);
+            a.connected(b.id()).await;
+            b.connected(a.id()).await;
+            // Some of the pairs have met with two dials; whichever connection a request goes by, it takes half a second.
+            let (net, peer) = (a.net.clone(), b.id());
+            let asking = tokio::spawn(async move {
+                let mut answers = tokio::task::JoinSet::new();
+                for n in 0..40 {
+                    let net = net.clone();
+                    answers.spawn(async move { net.request(peer, Protocol::Session, vec![n]).await });
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                answers.join_all().await
+            });
+            let mut replies = tokio::task::JoinSet::new();
+            for _ in 0..40 {
+                let (_, _, data, reply) = b.asked().await;
+                replies.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    reply.send(data);
+                });
+            }
+            replies.join_all().await;
+            asking.await.unwrap()
+        });
+    }
+    for answers in asked.join_all().await {
+        assert_eq!(answers.len(), 40);
+        for answer in answers {
+            answer.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bootstrap_address_leads_to_its_peer() {
     let mut a = Node::start(81).await;
     let mut settings = config(82, "/ip4/127.0.0.1/tcp/0");
