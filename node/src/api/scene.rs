@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::response::sse::Event;
-use blosm_ledger::Location;
+use blosm_ledger::{Location, PublicKey};
 use blosm_net::peer_of_key;
 use futures::stream::{self, Stream};
 use serde_json::{Value, json};
 
 use super::ApiState;
-use crate::chain::BlockId;
+use crate::chain::{BlockId, FULL_MESH};
 use crate::sessions::{MigrationOutcome, unix_ms};
 
 /// How often the page is told.
@@ -48,19 +48,25 @@ pub(super) fn scenes(state: ApiState) -> impl Stream<Item = Result<Event, Infall
     )
 }
 
-/// What is known of the last blocks; one that everybody holds is not asked for again.
+/// What is known of the last blocks; one that everybody holds is not looked up again.
 #[derive(Debug, Default)]
 struct Blocks(HashMap<u64, Value>);
 
 async fn scene(state: &ApiState, blocks: &mut Blocks) -> Value {
     let (view, now) = (state.chain.snapshot(), unix_ms());
     let me = state.config.public_key();
+    // In a large network nobody is connected to everybody: of the others it is not known whether they are up.
+    let all = view.state.members().len() <= FULL_MESH + 1;
+    let up = |key: &PublicKey| match *key == me || state.net.is_connected(&peer_of_key(&key.0)) {
+        false if !all => Value::Null,
+        known => known.into(),
+    };
     let nodes = view.state.members().iter().map(|(key, member)| {
         let [lat, lon] = degrees(member.location);
         json!({
             "node": key, "label": member.label, "lat": lat, "lon": lon, "radius_m": member.radius_m,
             "authority": state.config.network.genesis.is_authority(key), "mine": *key == me,
-            "up": *key == me || state.net.is_connected(&peer_of_key(&key.0)),
+            "up": up(key),
         })
     });
     let nodes: Vec<Value> = nodes.collect();
@@ -89,14 +95,16 @@ async fn scene(state: &ApiState, blocks: &mut Blocks) -> Value {
         json!({
             "id": report.id, "session": report.session, "source": report.source, "destination": report.destination,
             "method": report.method, "outcome": report.outcome, "downtime_ms": report.downtime_ms,
-            "wire_bytes": report.wire_bytes, "unix_ms": report.started_unix_ms as f64 + report.total_ms,
+            "wire_bytes": report.wire_bytes, "total_ms": report.total_ms, "unix_ms": report.started_unix_ms as f64 + report.total_ms,
         })
     });
     let cars = state
         .recent
         .cars(Instant::now())
         .into_iter()
-        .map(|(id, position)| json!({"id": id, "lat": position.latitude(), "lon": position.longitude()}));
+        .map(|(id, position, age)| {
+            json!({"id": id, "lat": position.latitude(), "lon": position.longitude(), "age_ms": age.as_millis() as u64})
+        });
     let requests = state.recent.requests(now.saturating_sub(WINDOW_MS));
     let latency = requests
         .iter()
@@ -134,7 +142,9 @@ impl Blocks {
                 continue;
             };
             let kinds = sealed.block.transactions.iter().map(|tx| tx.payload.kind());
-            let acked = state.chain.confirmations(height).await.map(|known| known.acked);
+            // Without asking the proposer: many look on, several times a second. Of the newest it may not have spoken yet.
+            let known = state.chain.known(height).await;
+            let acked = known.map(|known| known.acked).filter(|acked| *acked > 0);
             let block = json!({
                 "height": height, "hash": sealed.hash(), "kinds": kinds.collect::<Vec<_>>(),
                 "acked": acked, "members": sealed.block.header.member_count,

@@ -289,7 +289,7 @@ impl ChainHandle {
 
     /// What is known here of a block that this node holds: of how many members there were it knows itself, and who holds
     /// it what the headers and the proposer's status say.
-    async fn known(&self, height: u64) -> Option<Confirmations> {
+    pub(crate) async fn known(&self, height: u64) -> Option<Confirmations> {
         let mut known = self.shared.ledger.confirmations(height).await?;
         let view = self.shared.snapshot();
         if height <= view.confirmed_height {

@@ -46,6 +46,7 @@ mod tests;
 pub use clock::{Clock, ClockFault, ClockView};
 pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
 pub use meter::LedgerMeter;
+pub(crate) use neighbours::FULL_MESH;
 pub use probe::{Arrival, PROBE_BYTES, ProbeError, ProbeReport};
 pub use submit::SubmitError;
 pub use task::{ChainOptions, ChainTask};

@@ -22,7 +22,7 @@ use blosm_migrate::placement::{Position, nearest_first};
 use tokio::time::Instant;
 
 /// With so many other members or fewer, all are kept.
-const ALL: usize = 16;
+pub(crate) const FULL_MESH: usize = 16;
 /// So many of the nearest members are kept.
 const NEAREST: usize = 4;
 /// How far along the ring of keys others are kept, as binary logarithms of parts of the ring.
@@ -65,7 +65,7 @@ pub(super) fn choose(
     members: &BTreeMap<PublicKey, Location>,
 ) -> BTreeSet<PublicKey> {
     let others = || members.iter().filter(|(key, _)| **key != me);
-    if others().count() <= ALL {
+    if others().count() <= FULL_MESH {
         return others().map(|(key, _)| *key).collect();
     }
     let mut kept = BTreeSet::from([proposer]);

@@ -63,12 +63,12 @@ impl Recent {
             .collect()
     }
 
-    /// The cars that are here now.
-    pub(crate) fn cars(&self, now: Instant) -> Vec<(String, Position)> {
+    /// The cars that are here now, and how long ago each was heard of.
+    pub(crate) fn cars(&self, now: Instant) -> Vec<(String, Position, Duration)> {
         let mut cars = lock(&self.cars);
         cars.retain(|_, (_, at)| now.saturating_duration_since(*at) < GONE);
         cars.iter()
-            .map(|(car, (position, _))| (car.clone(), *position))
+            .map(|(car, (position, at))| (car.clone(), *position, now.saturating_duration_since(*at)))
             .collect()
     }
 }
@@ -105,6 +105,7 @@ mod tests {
         }
         let cars = recent.cars(now + Duration::from_secs(1));
         assert_eq!((cars.len(), cars[0].0.as_str()), (CARS, "car0001"));
+        assert_eq!(cars[0].2, Duration::from_millis(999));
         recent.seen("car0001", place, now + GONE);
         assert_eq!(recent.cars(now + GONE + Duration::from_secs(1)).len(), 1);
     }
