@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{LazyLock, Mutex, Once, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::engine::Engine;
 use crate::node::Node;
@@ -21,21 +22,37 @@ use crate::sweep;
 static LIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// Two threads must not take one testnet down at once: the one that ends first would end the process.
 static TEARDOWN: Mutex<()> = Mutex::new(());
-/// Set by the first signal: from then on nothing new is started.
+/// Held while something is begun in a testnet, so that the signal's thread sees it whole or not at all.
+static BEGINNING: Mutex<()> = Mutex::new(());
+/// Set by the first signal, which ends this process sooner or later.
+static SIGNALLED: AtomicBool = AtomicBool::new(false);
+/// Set when testnets are about to be removed: from then on nothing new is started.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static LISTENER: Once = Once::new();
+static WORD: LazyLock<watch::Sender<Word>> = LazyLock::new(|| watch::Sender::new(Word::None));
 
-/// From now on a Ctrl-C, SIGTERM or SIGHUP removes the testnet in `dir` and ends the process.
-pub fn watch(dir: &Path) {
-    live().insert(dir.to_owned());
+/// So often a folder is removed that something still writes to.
+const REMOVALS: usize = 3;
+
+/// From now on a Ctrl-C, SIGTERM or SIGHUP removes this process's testnets and ends it.
+pub fn attend() {
     LISTENER.call_once(|| {
+        let (heard, listening) = mpsc::sync_channel(1);
         let spawned = std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(listen);
+            .spawn(move || listen(&heard));
         if let Err(error) = spawned {
-            tracing::warn!(%error, "an interrupted testnet will have to be removed by hand");
+            return tracing::warn!(%error, "an interrupted testnet will have to be removed by hand");
         }
+        // Until then a signal just ends the process. An error is one of the thread, which has told it.
+        let _ = listening.recv();
     });
+}
+
+/// The testnet in `dir` goes when this process is interrupted.
+pub fn watch(dir: &Path) {
+    live().insert(dir.to_owned());
+    attend();
 }
 
 /// The testnet in `dir` outlives this process, or is gone.
@@ -43,9 +60,66 @@ pub fn release(dir: &Path) {
     live().remove(dir);
 }
 
-/// Whether a signal has come, so that nothing new may be started.
+/// Whether testnets are being removed after a signal, so that nothing new may be started.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Does what starts a process or writes a file of a testnet, in a moment, unless a signal has come: what was begun before
+/// it is found, and nothing is begun after it.
+///
+/// # Errors
+/// A signal has come, or `begin` fails.
+pub fn begin<T>(begin: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _one = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
+    if interrupted() {
+        bail!("interrupted");
+    }
+    begin()
+}
+
+/// After a signal the process is ended by the signal's thread, when all testnets are gone: waits for that. Returns at once
+/// without one.
+pub fn leave_to_signal() {
+    while SIGNALLED.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
+
+/// Somebody who sums up before the testnets go. As long as this value lives, a first signal only tells it, and a second one
+/// removes them at once.
+#[derive(Debug)]
+pub struct LastWord(());
+
+/// Whether it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// Nobody has any.
+    None,
+    /// Somebody will have one.
+    Kept,
+    /// A signal has come.
+    Asked,
+}
+
+impl LastWord {
+    /// Wants to have it.
+    pub fn keep() -> LastWord {
+        WORD.send_replace(Word::Kept);
+        LastWord(())
+    }
+
+    /// Waits for a signal.
+    pub async fn asked(&self) {
+        // The sender is never dropped.
+        let _ = WORD.subscribe().wait_for(|word| *word == Word::Asked).await;
+    }
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        WORD.send_replace(Word::None);
+    }
 }
 
 fn live() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -53,28 +127,56 @@ fn live() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn listen() {
+/// Says at `heard` when signals are heard.
+fn listen(heard: &mpsc::SyncSender<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::warn!(%error, "signals are not handled"),
     };
     let code = runtime.block_on(async {
-        let listen = |kind| signal(kind);
-        let signals = (
-            listen(SignalKind::interrupt()),
-            listen(SignalKind::terminate()),
-            listen(SignalKind::hangup()),
-        );
-        let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = signals else {
-            return 1;
+        let kinds = [
+            (SignalKind::interrupt(), 130),
+            (SignalKind::terminate(), 143),
+            (SignalKind::hangup(), 129),
+        ];
+        let signals = kinds.map(|(kind, code)| Some((signal(kind).ok()?, code)));
+        let [Some(mut interrupt), Some(mut terminate), Some(mut hangup)] = signals else {
+            return None;
         };
-        tokio::select! {
-            _ = interrupt.recv() => 130,
-            _ = terminate.recv() => 143,
-            _ = hangup.recv() => 129,
+        let mut next = async || {
+            tokio::select! {
+                () = come(&mut interrupt.0) => interrupt.1,
+                () = come(&mut terminate.0) => terminate.1,
+                () = come(&mut hangup.0) => hangup.1,
+            }
+        };
+        let _ = heard.send(());
+        let code = next().await;
+        SIGNALLED.store(true, Ordering::SeqCst);
+        let asked = WORD.send_if_modified(|word| {
+            let kept = *word == Word::Kept;
+            if kept {
+                *word = Word::Asked;
+            }
+            kept
+        });
+        if asked {
+            eprintln!("interrupted: what has been is summed up first; once more, and it is left out");
+            let mut word = WORD.subscribe();
+            tokio::select! {
+                _ = word.wait_for(|word| *word == Word::None) => {}
+                _ = next() => {}
+            }
         }
+        Some(code)
     });
-    INTERRUPTED.store(true, Ordering::SeqCst);
+    let Some(code) = code else {
+        return tracing::warn!("signals are not handled");
+    };
+    {
+        let _one = BEGINNING.lock().unwrap_or_else(PoisonError::into_inner);
+        INTERRUPTED.store(true, Ordering::SeqCst);
+    }
     let dirs: Vec<PathBuf> = live().iter().cloned().collect();
     for dir in dirs {
         eprintln!("interrupted: removing the testnet in {}", dir.display());
@@ -83,6 +185,12 @@ fn listen() {
         }
     }
     std::process::exit(code);
+}
+
+async fn come(signals: &mut Signals) {
+    if signals.recv().await.is_none() {
+        std::future::pending().await
+    }
 }
 
 /// Removes everything of the testnet in `dir`: processes, containers, mounts, control groups, namespaces, files.
@@ -106,9 +214,23 @@ pub fn teardown(dir: &Path) -> Result<()> {
         .and(removed)
         .with_context(|| format!("the testnet in {} is not wholly removed", dir.display()))?;
     keep_logs(&state);
-    fs::remove_dir_all(dir).with_context(|| format!("{}", dir.display()))?;
+    remove(&state.id, dir)?;
     release(dir);
     Ok(())
+}
+
+/// Removes the folder. A command that had just been started writes there until it is swept away, and may have made the
+/// folder anew.
+fn remove(id: &str, dir: &Path) -> Result<()> {
+    let mut removed = fs::remove_dir_all(dir);
+    for _ in 1..REMOVALS {
+        sweep::sweep(id, dir)?;
+        if !dir.exists() {
+            return Ok(());
+        }
+        removed = fs::remove_dir_all(dir);
+    }
+    removed.with_context(|| format!("{}", dir.display()))
 }
 
 /// What is left of a testnet on the machine, in words; empty when nothing is.

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::bench::{self, Bench};
 use crate::cleanup;
@@ -18,11 +19,11 @@ use crate::drive::{self, Drive};
 use crate::engine::Engine;
 use crate::hosts::{self, LinkQuality, Percent, Rate};
 use crate::monitor;
-use crate::node::Node;
+use crate::node;
 use crate::offers::Offers;
 use crate::oracle;
 use crate::scenario;
-use crate::state::the_only_dir;
+use crate::state::{Ground, the_only_dir};
 use crate::status;
 use crate::testnet::{self, Spec, Testnet};
 use crate::web::{self, Web};
@@ -194,23 +195,23 @@ enum Way {
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// How many nodes: at most 10 with docker, 250 with sim
+    /// How many nodes: at most 250 with sim, 10 with docker
     #[arg(long, default_value_t = 3, value_name = "N")]
     peers: usize,
     /// What runs the containers
-    #[arg(long, default_value = "docker")]
+    #[arg(long, default_value = "sim")]
     runtime: Runtime,
     /// An empty or absent folder [default: one below the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The capacity of each host's link, both ways (docker)
-    #[arg(long, default_value = "40mbit")]
-    rate: Rate,
+    /// The capacity of each host's link, both ways (docker) [default: 40mbit]
+    #[arg(long)]
+    rate: Option<Rate>,
     /// Return when all nodes are ready and have one head, and leave them running
     #[arg(long)]
     detach: bool,
     /// Where the live page is served, until Ctrl-C
-    #[arg(long, default_value = web::LISTEN, value_name = "ADDR:PORT")]
+    #[arg(long, default_value = web::LISTEN, value_name = "ADDR:PORT", conflicts_with_all = ["detach", "no_nodes"])]
     web: SocketAddr,
     /// Hosts, engines and the base image only (docker)
     #[arg(long)]
@@ -220,6 +221,67 @@ struct Up {
     monitor: bool,
     #[command(flatten)]
     offers: Offers,
+}
+
+impl Up {
+    /// What is to be brought up.
+    ///
+    /// # Errors
+    /// The options do not fit together.
+    fn spec(&self) -> Result<Spec, clap::Error> {
+        let (runtime, most, hint) = match self.runtime {
+            Runtime::Docker => {
+                let sim = testnet::most(Ground::Loopback, Runtime::Sim);
+                let hint = format!("; --runtime sim takes up to {sim}");
+                ("docker", testnet::most(Ground::Road, Runtime::Docker), hint)
+            }
+            Runtime::Sim => (
+                "sim",
+                testnet::most(Ground::Loopback, Runtime::Sim),
+                String::new(),
+            ),
+        };
+        if !(1..=most).contains(&self.peers) {
+            let why = format!("--peers lies between 1 and {most} with --runtime {runtime}{hint}");
+            return Err(misuse("up", ErrorKind::ValueValidation, why));
+        }
+        let elsewhere = match self.runtime {
+            Runtime::Docker => self.offers.given().map(|option| {
+                format!("{option} is for --runtime sim: with docker a node offers what the machine has")
+            }),
+            Runtime::Sim if self.rate.is_some() => {
+                Some("--rate is for --runtime docker: with sim nodes share this machine's network and have no links".to_owned())
+            }
+            Runtime::Sim if self.no_nodes => {
+                Some("--no-nodes is for --runtime docker: with sim a testnet is its nodes".to_owned())
+            }
+            Runtime::Sim => None,
+        };
+        if let Some(why) = elsewhere {
+            return Err(misuse("up", ErrorKind::ArgumentConflict, why));
+        }
+        let made = match self.runtime {
+            Runtime::Docker => Spec::hosts(self.peers),
+            Runtime::Sim => self.offers.spec(self.peers),
+        };
+        Ok(Spec {
+            dir: self.dir.clone(),
+            rate: self.rate.unwrap_or(made.rate),
+            nodes: !self.no_nodes,
+            ..made
+        })
+    }
+}
+
+/// What is said of options that only together are wrong, as of those that are wrong by themselves.
+fn misuse(command: &str, kind: ErrorKind, why: String) -> clap::Error {
+    let mut whole = Cli::command();
+    // So that it names its place in the whole.
+    whole.build();
+    match whole.find_subcommand_mut(command) {
+        Some(command) => command.error(kind, why),
+        None => whole.error(kind, why),
+    }
 }
 
 /// What can be killed and started again.
@@ -259,8 +321,13 @@ pub fn main() -> ExitCode {
         .build()
         .context("no runtime")
         .and_then(|runtime| runtime.block_on(Box::pin(execute(cli.command))));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    // It says itself how it ended, and that may be in the middle of something which then failed.
+    cleanup::leave_to_signal();
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    match error.downcast::<clap::Error>() {
+        Ok(misuse) => misuse.exit(),
         Err(error) => {
             eprintln!("blosm-testnet: {error:#}");
             ExitCode::FAILURE
@@ -291,26 +358,10 @@ async fn execute(command: Command) -> Result<()> {
 }
 
 async fn up(options: Up) -> Result<()> {
-    let made = match options.runtime {
-        Runtime::Docker => Spec::hosts(options.peers),
-        Runtime::Sim => options.offers.spec(options.peers),
-    };
-    let most = testnet::most(made.ground, made.runtime);
-    if !(1..=most).contains(&options.peers) {
-        bail!("--peers lies between 1 and {most} with this runtime");
-    }
-    if options.no_nodes && options.runtime == Runtime::Sim {
-        bail!("--no-nodes leaves nothing to bring up: with --runtime sim a testnet is its nodes");
-    }
+    let spec = options.spec()?;
     if options.monitor {
         monitor::prometheus()?;
     }
-    let spec = Spec {
-        dir: options.dir,
-        rate: options.rate,
-        nodes: !options.no_nodes,
-        ..made
-    };
     let mut testnet = Testnet::up(&spec, &|line| println!("{line}")).await?;
     if options.peers <= SHOWN {
         status::print(&testnet, false).await?;
@@ -408,7 +459,7 @@ fn exec(testnet: &Testnet, host: &str, words: &[String]) -> Result<()> {
     };
     let (first, rest) = words.split_first().context("a program to run")?;
     let program = match first.as_str() {
-        "blosm" => Node::of(state, 1)?.binary().to_owned(),
+        "blosm" => node::binary()?,
         program => PathBuf::from(program),
     };
     let mut command = seat.command(&program)?;
@@ -430,13 +481,78 @@ fn exec(testnet: &Testnet, host: &str, words: &[String]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn commands_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn up(arguments: &str) -> Result<Spec, clap::Error> {
+        let words = ["blosm-testnet", "up"]
+            .into_iter()
+            .chain(arguments.split_whitespace());
+        match Cli::try_parse_from(words)?.command {
+            Command::Up(up) => up.spec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hundred_nodes_need_no_word_about_what_runs_their_containers() {
+        let spec = up("--peers 100").unwrap();
+        assert_eq!(
+            (spec.hosts.len(), spec.runtime, spec.ground),
+            (100, Runtime::Sim, Ground::Loopback)
+        );
+        let high = spec.hosts.iter().filter(|host| host.class == Some("high"));
+        assert_eq!(high.count(), 50);
+        let spec = up("--runtime docker --rate 5mbit --no-nodes").unwrap();
+        assert_eq!(
+            (spec.hosts.len(), spec.rate, spec.nodes),
+            (3, Rate::mbit(5), false)
+        );
+        assert_eq!(up("--runtime docker").unwrap().rate, Rate::mbit(40));
+        assert!(up("--detach").is_ok());
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_bad_usage() {
+        for (arguments, why) in [
+            (
+                "--peers 11 --runtime docker",
+                "--peers lies between 1 and 10 with --runtime docker; --runtime sim takes up to 250",
+            ),
+            ("--peers 251", "--peers lies between 1 and 250 with --runtime sim"),
+            ("--peers 0", "--peers lies between 1 and 250 with --runtime sim"),
+            ("--rate 5mbit", "--rate is for --runtime docker"),
+            ("--no-nodes", "--no-nodes is for --runtime docker"),
+            ("--runtime docker --high 1GiB,2", "--high is for --runtime sim"),
+            ("--runtime docker --low 1GiB,2", "--low is for --runtime sim"),
+            (
+                "--runtime docker --high-share 1",
+                "--high-share is for --runtime sim",
+            ),
+            ("--detach --web 127.0.0.1:0", "cannot be used with"),
+            (
+                "--runtime docker --no-nodes --web 127.0.0.1:0",
+                "cannot be used with",
+            ),
+        ] {
+            let error = up(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{arguments}");
+            let said = error.to_string();
+            assert!(said.contains(why), "{arguments}: {said}");
+            assert!(said.contains("Usage: blosm-testnet up"), "{arguments}: {said}");
+        }
+    }
+
+    #[test]
+    fn nobody_drives_is_bad_usage() {
+        for cars in ["0", "501", "x"] {
+            let error = Cli::try_parse_from(["blosm-testnet", "drive", "--cars", cars]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{cars}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::RangedU64ValueParser;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ const SAY: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 pub struct Drive {
     /// How many cars, spread evenly over the road
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST as u64))]
     cars: usize,
     /// For how long, such as 10m [default: until Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -53,9 +54,6 @@ pub struct Drive {
 /// # Errors
 /// No car is answered, or one broke down on the way.
 pub async fn run(drive: Drive, testnet: &Testnet) -> Result<()> {
-    if !(1..=MOST).contains(&drive.cars) {
-        bail!("--cars lies between 1 and {MOST}");
-    }
     let teller = Teller::begin();
     let fleet = Fleet::start(&testnet.state().cars(), plans(&drive, testnet.state())?)?;
     let web = Web::offer(drive.web, testnet.state(), |line| teller.say(line)).await;

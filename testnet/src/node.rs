@@ -1,6 +1,7 @@
 //! A real `blosm` process in a host's namespace, driven through its own commands as an operator would.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::api::NodeClient;
+use crate::cleanup;
 use crate::config::Ports;
 use crate::hosts::Seat;
 use crate::process::{Process, tail};
@@ -23,7 +25,6 @@ const STOP: Duration = Duration::from_secs(20);
 /// The node of one host.
 #[derive(Clone, Debug)]
 pub struct Node {
-    binary: PathBuf,
     number: usize,
     seat: Seat,
     ports: Ports,
@@ -38,10 +39,9 @@ impl Node {
     /// The node of the host `number`, whether it runs or not.
     ///
     /// # Errors
-    /// There is no `blosm` binary.
+    /// There is no such host.
     pub fn of(state: &State, number: usize) -> Result<Node> {
         Ok(Node {
-            binary: binary()?,
             number,
             seat: state.seat(number),
             ports: state.host(number)?.ports,
@@ -145,15 +145,20 @@ impl Node {
     /// Runs a `blosm` command on this host to its end and gives what it printed.
     ///
     /// # Errors
-    /// It failed; the text holds what it said.
+    /// There is no `blosm`, a signal has come, or the command failed; the text holds what it said.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.seat.command(&self.binary)?;
-        command.args(arguments);
+        let mut command = self.seat.command(&binary()?)?;
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BLOSM_"))
         {
             command.env_remove(name);
         }
-        let output = command.output().context("blosm did not start")?;
+        let started = cleanup::begin(|| command.spawn().context("blosm did not start"))?;
+        let output = started.wait_with_output().context("blosm")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!(
@@ -191,10 +196,10 @@ impl Node {
             words.push(format!("FAKETIME={clock}"));
             words.push(format!("LD_PRELOAD={}", library.display()));
         }
-        words.push(self.binary.display().to_string());
+        words.push(binary()?.display().to_string());
         words.extend(arguments);
         let env = shell::find("env").context("env is not on the PATH")?;
-        Process::spawn_at(&self.seat, &env, &words, &self.out)
+        cleanup::begin(|| Process::spawn_at(&self.seat, &env, &words, &self.out))
     }
 
     /// Waits until the node's gateway serves.
@@ -234,11 +239,6 @@ impl Node {
     /// A client of its local API.
     pub fn client(&self) -> NodeClient {
         NodeClient::new(self.seat.clone(), self.ports, &self.data_dir)
-    }
-
-    /// The program that it runs.
-    pub fn binary(&self) -> &Path {
-        &self.binary
     }
 
     /// Its log.

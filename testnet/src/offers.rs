@@ -47,21 +47,36 @@ impl FromStr for Resources {
 /// What the nodes of a testnet with simulated containers offer.
 #[derive(Debug, clap::Args)]
 pub struct Offers {
-    /// Memory and cores that a node with high resources offers (sim)
-    #[arg(long, default_value = "512MiB,2", value_name = "MEMORY,CORES")]
-    high: Resources,
-    /// Memory and cores that a node with low resources offers (sim)
-    #[arg(long, default_value = "128MiB,0.5", value_name = "MEMORY,CORES")]
-    low: Resources,
-    /// The share of nodes with high resources, 0 to 1 (sim)
-    #[arg(long, default_value_t = 0.5, value_name = "SHARE", value_parser = share)]
-    high_share: f64,
+    /// Memory and cores that a node with high resources offers (sim) [default: 512MiB,2]
+    #[arg(long, value_name = "MEMORY,CORES")]
+    high: Option<Resources>,
+    /// Memory and cores that a node with low resources offers (sim) [default: 128MiB,0.5]
+    #[arg(long, value_name = "MEMORY,CORES")]
+    low: Option<Resources>,
+    /// The share of nodes with high resources, 0 to 1 (sim) [default: 0.5]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    high_share: Option<f64>,
 }
 
 impl Offers {
     /// That many nodes which offer this.
     pub fn spec(&self, peers: usize) -> Spec {
-        Spec::local(peers, self.high_share, &self.high, &self.low)
+        let or = |given: &Option<Resources>, memory: &str, cpu| {
+            let memory = memory.to_owned();
+            given.clone().unwrap_or(Resources { memory, cpu })
+        };
+        let (high, low) = (or(&self.high, "512MiB", 2.0), or(&self.low, "128MiB", 0.5));
+        Spec::local(peers, self.high_share.unwrap_or(0.5), &high, &low)
+    }
+
+    /// The first of these options that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        let given = [
+            ("--high", self.high.is_some()),
+            ("--low", self.low.is_some()),
+            ("--high-share", self.high_share.is_some()),
+        ];
+        given.into_iter().find_map(|(name, given)| given.then_some(name))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
+use crate::car::FASTEST;
 use crate::road::{distance_m, place};
 
 /// The first line of a table of routes.
@@ -70,7 +71,8 @@ impl Route {
 /// routes by their ids, in the order in which they first appear.
 ///
 /// # Errors
-/// A line is none of such a table, or a car's times do not rise; the text names the line.
+/// A line is none of such a table, or a car's times do not rise, or it would have to be faster than nodes believe; the text
+/// names the line.
 pub fn table(text: &str) -> Result<Vec<(String, Route)>> {
     let mut lines = text
         .lines()
@@ -89,8 +91,16 @@ pub fn table(text: &str) -> Result<Vec<(String, Route)>> {
             order.push((id.to_owned(), Vec::new()));
         }
         let points = &mut order[index].1;
-        if points.last().is_some_and(|(last, _)| *last >= point.0) {
-            bail!("line {number}: the times of {id} do not rise");
+        if let Some((before, here)) = points.last() {
+            if *before >= point.0 {
+                bail!("line {number}: the times of {id} do not rise");
+            }
+            let speed = distance_m(*here, point.1) / (point.0 - before);
+            if speed > FASTEST {
+                bail!(
+                    "line {number}: {id} would have to drive at {speed:.0} metres a second to be there then; nodes believe in {FASTEST} at most"
+                );
+            }
         }
         points.push(point);
     }
@@ -150,15 +160,15 @@ mod tests {
 
     #[test]
     fn table_gives_each_id_its_route() {
-        let text = "time,id,lat,lon\n0,a,37.0,126.0\n5,b,1,2\n\n10,a,38.0,127.0\n20,a,38.0,127.0\n";
+        let text = "time,id,lat,lon\n0,a,37.0,126.0\n5,b,1,2\n\n2000,a,38.0,127.0\n4000,a,38.0,127.0\n";
         let routes = table(text).unwrap();
         let ids: Vec<&str> = routes.iter().map(|(id, _)| id.as_str()).collect();
         assert_eq!(ids, ["a", "b"]);
         let (a, b) = (&routes[0].1, &routes[1].1);
         assert_eq!(a.at(0.0), (37.0, 126.0));
-        assert_eq!(a.at(5.0), (37.5, 126.5));
-        assert_eq!(a.at(15.0), (38.0, 127.0));
-        assert_eq!(a.at(99.0), (38.0, 127.0));
+        assert_eq!(a.at(1000.0), (37.5, 126.5));
+        assert_eq!(a.at(3000.0), (38.0, 127.0));
+        assert_eq!(a.at(9999.0), (38.0, 127.0));
         // It waits for its first time at its first place.
         assert_eq!((b.at(0.0), b.at(6.0)), ((1.0, 2.0), (1.0, 2.0)));
     }
@@ -177,6 +187,11 @@ mod tests {
             ("time,id,lat,lon\nNaN,a,1,2\n", "line 2"),
             ("time,id,lat,lon\n0,,1,2\n", "line 2"),
             ("time,id,lat,lon\n3,a,1,2\n3,a,1,3\n", "line 3"),
+            // A minute of latitude, 1855 m, in 18 s.
+            (
+                "time,id,lat,lon\n0,a,1,2\n9,b,50,60\n18,a,1.01667,2\n",
+                "line 4: a would have to drive at 103 metres a second",
+            ),
         ] {
             let error = format!("{:#}", table(text).unwrap_err());
             assert!(error.contains(line), "{text:?}: {error}");

@@ -117,6 +117,15 @@ impl Spec {
             ..Spec::hosts(0)
         }
     }
+
+    /// What is laid over the configuration of a host's node, counted from 0.
+    pub(crate) fn settings(&self, index: usize) -> Table {
+        let mut settings = self.extra.clone();
+        if let Some(host) = self.hosts.get(index) {
+            config::overlay(&mut settings, &host.extra);
+        }
+        settings
+    }
 }
 
 /// The most nodes that a testnet may have.
@@ -156,7 +165,6 @@ impl Testnet {
             Ground::Loopback => Some(ports::find(spec.hosts.len())?),
         };
         let id = new_id()?;
-        let dir = new_dir(spec.dir.as_deref(), &id)?;
         let hosts = spec.hosts.iter().enumerate();
         let hosts = hosts.map(|(index, host)| {
             let along = HostState::of(index + 1, base, host.class);
@@ -167,18 +175,23 @@ impl Testnet {
                 ..along
             }
         });
-        let state = State {
-            id,
-            dir,
-            rate: spec.rate,
-            image: None,
-            ground: spec.ground,
-            runtime: spec.runtime,
-            hosts: hosts.collect(),
-            monitor: Monitor::default(),
-        };
-        state.save()?;
-        cleanup::watch(&state.dir);
+        let hosts = hosts.collect();
+        cleanup::attend();
+        let state = cleanup::begin(|| {
+            let state = State {
+                dir: new_dir(spec.dir.as_deref(), &id)?,
+                id,
+                rate: spec.rate,
+                image: None,
+                ground: spec.ground,
+                runtime: spec.runtime,
+                hosts,
+                monitor: Monitor::default(),
+            };
+            state.save()?;
+            cleanup::watch(&state.dir);
+            Ok(state)
+        })?;
         let mut testnet = Testnet { state, owned: true };
         testnet.raise(spec, say).await?;
         Ok(testnet)

@@ -28,6 +28,8 @@ const SHORTEST_SETTLE: Duration = Duration::from_secs(1);
 pub(crate) struct Scenario {
     /// The file's name, without folders and ending.
     pub(crate) name: String,
+    /// The file as it is written, to tell where in it something is wrong.
+    pub(crate) text: String,
     /// How long cars drive and things go wrong.
     pub(crate) duration: Duration,
     /// How long cars drive on afterwards, when nothing goes wrong any more.
@@ -199,6 +201,7 @@ impl Scenario {
         let faults = file.fault.into_iter().map(|fault| lines.fault(fault, duration));
         Ok(Scenario {
             name: name.to_owned(),
+            text: text.to_owned(),
             duration,
             settle,
             rate: file.nodes.link,

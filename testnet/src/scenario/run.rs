@@ -1,5 +1,6 @@
 //! Running a scenario: everything that touches the machine.
 
+mod settings;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use super::file::Scenario;
 use super::plan::{Act, Event, Plan};
 use super::strike::{Struck, say, strike};
 use super::summary::{Moment, Summary, Told};
-use crate::cleanup;
+use crate::cleanup::{self, LastWord};
 use crate::fleet::Fleet;
 use crate::oracle::history::History;
 use crate::oracle::listing::{self, Listed};
@@ -60,6 +61,9 @@ pub async fn run(options: Run) -> Result<()> {
     let scenario = Scenario::read(&options.scenario)?;
     let plan = Plan::of(&scenario, &stage::places(&scenario), options.seed)
         .with_context(|| format!("{}", options.scenario.display()))?;
+    settings::check(&scenario)
+        .await
+        .with_context(|| format!("{}", options.scenario.display()))?;
     let out = new_folder(&options.out)?;
     let planned = json!({"scenario": scenario.name, "seed": options.seed, "events": plan.events,
         "cars": plan.cars.iter().map(|car| &car.name).collect::<Vec<_>>()});
@@ -70,7 +74,9 @@ pub async fn run(options: Run) -> Result<()> {
     let state = testnet.state().clone();
     let told = Box::pin(tell(&scenario, &plan, &options, &out, &mut testnet, &teller)).await;
     stage::keep_logs(testnet.state(), &out.join("logs"));
-    let told = told.with_context(|| format!("the nodes' logs are in {}", out.join("logs").display()))?;
+    let logs = || format!("the nodes' logs are in {}", out.join("logs").display());
+    // Kept until the summary is printed.
+    let (told, _word) = told.with_context(logs)?;
     let down = testnet.down();
     let mut left = cleanup::leftovers(&state.id, &state.dir);
     left.extend(down.err().map(|error| format!("{error:#}")));
@@ -97,7 +103,7 @@ async fn tell(
     out: &Path,
     testnet: &mut Testnet,
     teller: &Teller,
-) -> Result<Told> {
+) -> Result<(Told, LastWord)> {
     let records = out.join("oracle.jsonl");
     let oracle = Oracle::start(&testnet.state().dir, &records).await?;
     let services = stage::services(scenario, oracle.socket());
@@ -119,7 +125,12 @@ async fn tell(
         teller,
         course: Course::default(),
     };
-    if let Err(error) = stage.drive(scenario, plan, testnet).await {
+    let word = LastWord::keep();
+    let driven = tokio::select! {
+        driven = stage.drive(scenario, plan, testnet) => driven,
+        () = word.asked() => Err(anyhow!("interrupted")),
+    };
+    if let Err(error) = driven {
         let error = format!("{error:#}");
         teller.say(&error);
         stage.course.failures.push(error);
@@ -133,7 +144,7 @@ async fn tell(
     course.look(testnet);
     let sessions = plan.stateful(scenario).next().is_some();
     let (history, listed) = read(&oracle, &records, testnet, sessions, &mut course.failures).await;
-    Ok(Told {
+    let told = Told {
         cars,
         history,
         listed,
@@ -143,7 +154,8 @@ async fn tell(
         struck: course.struck,
         failures: course.failures,
         ended: course.ended.into_iter().collect(),
-    })
+    };
+    Ok((told, word))
 }
 
 /// What the oracle was told and what the engines list. Sessions may be on their way when the cars stop, and one is read after

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use toml::Table;
 
 use super::{MAX_LOCAL, Spec, Testnet};
+use crate::cleanup;
 use crate::config::{self, Runtime, SIM_IMAGE};
 use crate::engine::Engine;
 use crate::image::BaseImage;
@@ -22,6 +23,8 @@ const AGREE: Duration = Duration::from_secs(60);
 const STARTING: usize = 8;
 /// A large testnet's start is told in steps of so many nodes.
 const STEP: usize = 10;
+/// One with more nodes than this takes seconds to be made.
+const LARGE: usize = 20;
 
 impl Testnet {
     pub(super) async fn raise(&mut self, spec: &Spec, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
@@ -96,14 +99,19 @@ impl Testnet {
     ) -> Result<()> {
         let network = Node::new_network(&self.state, spec.confirmation_required)?;
         let authority_key = self.state.dir.join("authority.key");
-        for (index, host_spec) in spec.hosts.iter().enumerate() {
-            let number = index + 1;
+        let total = spec.hosts.len();
+        let told = |number: usize, what: &str| {
+            if total > LARGE && (number.is_multiple_of(STEP) || number == total) {
+                say(&format!("{number} of {total} nodes are {what}"));
+            }
+        };
+        // One after the other: they wait for the disk, not for a processor.
+        for number in 1..=total {
             let node = Node::of(&self.state, number)?;
             let key = node.init(&network, (number == 1).then_some(authority_key.as_path()))?;
             self.state.host_mut(number)?.key = Some(key);
-            let mut extra = spec.extra.clone();
-            config::overlay(&mut extra, &host_spec.extra);
-            self.configure(number, services, &extra)?;
+            self.configure(number, services, &spec.settings(number - 1))?;
+            told(number, "made");
         }
         self.state.save()?;
         self.start_node(1).await?;
@@ -111,10 +119,11 @@ impl Testnet {
         let authority = Node::of(&self.state, 1)?;
         for host in self.state.hosts.iter().skip(1) {
             authority.admit(host)?;
+            told(host.number, "admitted");
         }
-        self.start_nodes((2..=spec.hosts.len()).collect(), say).await?;
+        self.start_nodes((2..=total).collect(), say).await?;
         let height = self.wait_agreed().await?;
-        say(&format!("{} members agree on block {height}", spec.hosts.len()));
+        say(&format!("{total} members agree on block {height}"));
         Ok(())
     }
 
@@ -150,7 +159,7 @@ impl Testnet {
     }
 
     /// Writes a node's `blosm.toml`.
-    pub(super) fn configure(&self, number: usize, services: &[Table], extra: &Table) -> Result<()> {
+    pub(crate) fn configure(&self, number: usize, services: &[Table], extra: &Table) -> Result<()> {
         let engine = match self.state.runtime {
             Runtime::Docker => Some(Engine::of(&self.state, number).url()),
             Runtime::Sim => None,
@@ -159,7 +168,7 @@ impl Testnet {
         let host = self.state.host(number)?;
         let text = config::render(host, &network, engine.as_deref(), services, extra)?;
         let file = self.state.data_dir(number).join("blosm.toml");
-        std::fs::write(&file, text).with_context(|| format!("{}", file.display()))
+        cleanup::begin(|| std::fs::write(&file, text).with_context(|| format!("{}", file.display())))
     }
 
     /// Starts these nodes, a few at a time, and waits until all of them serve.

@@ -117,7 +117,7 @@ fn cars_drive_over_a_testnet_that_runs_and_their_sessions_follow() {
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     let dir = parent.path().join("net");
     let _down = Down(&dir);
-    done(&["up", "--peers", "4", "--runtime", "sim", "--detach"], &dir);
+    done(&["up", "--peers", "4", "--detach"], &dir);
     let file = parent.path().join("drive.json");
     let words = [
         "drive",
@@ -186,6 +186,56 @@ fn ctrl_c_leaves_nothing() {
     kill_process(Pid::from_raw(up.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
     assert_eq!(up.wait().unwrap().code(), Some(130));
     cleanup::check_gone(&id, &dir).unwrap();
+}
+
+#[test]
+fn ctrl_c_while_nodes_are_made_leaves_nothing() {
+    let parent = tempfile::tempdir_in("/tmp").unwrap();
+    let dir = parent.path().join("net");
+    let _down = Down(&dir);
+    // At other moments of the same work each time.
+    for (round, said) in ["10 of 60", "30 of 60", "40 of 60"].into_iter().enumerate() {
+        let mut up = program(&["up", "--peers", "60"], &dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(up.stdout.take().unwrap())
+            .lines()
+            .map(Result::unwrap);
+        let made = lines.find(|line| line.contains(said));
+        assert_eq!(made, Some(format!("{said} nodes are made")), "round {round}");
+        let state: Value = serde_json::from_slice(&std::fs::read(dir.join("testnet.json")).unwrap()).unwrap();
+        kill_process(Pid::from_raw(up.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
+        assert!(
+            !lines.any(|line| line.contains("the authority runs")),
+            "the signal came too late for what is tested"
+        );
+        let output = up.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{error}");
+        cleanup::check_gone(state["id"].as_str().unwrap(), &dir).unwrap();
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0, "{error}");
+    }
+}
+
+#[test]
+fn status_needs_no_node_program() {
+    let parent = tempfile::tempdir_in("/tmp").unwrap();
+    let dir = parent.path().join("net");
+    let _down = Down(&dir);
+    done(&["up", "--peers", "2", "--detach"], &dir);
+    let output = program(&["status", "--json"], &dir)
+        .env("BLOSM_BIN", "/nowhere/blosm")
+        .output()
+        .unwrap();
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&seen["ready"], &seen["heads_equal"]),
+        (&2.into(), &true.into()),
+        "{seen:#}"
+    );
+    done(&["down"], &dir);
 }
 
 #[test]

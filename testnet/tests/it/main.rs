@@ -6,4 +6,6 @@
 mod hosts;
 mod local;
 mod oracle;
+mod scenario;
 mod service;
+mod usage;

@@ -61,7 +61,8 @@ answered = 0.9
 
 fn table(name: &str) -> Result<String> {
     match name {
-        "cars.csv" => Ok("time,id,lat,lon\n0,bus,37.4,126.6\n60,bus,37.5,126.7\n".to_owned()),
+        "cars.csv" => Ok("time,id,lat,lon\n0,bus,37.4,126.6\n600,bus,37.5,126.7\n".to_owned()),
+        "fast.csv" => Ok("time,id,lat,lon\n0,bus,37.4,126.6\n60,bus,37.5,126.7\n".to_owned()),
         "bad.csv" => Ok("time,id,lat,lon\n0,bus,37.4\n".to_owned()),
         _ => bail!("there is no {name}"),
     }
@@ -176,6 +177,11 @@ fn what_is_wrong_is_told_with_its_line() {
             "there is no none.csv",
         ),
         ("routes = \"cars.csv\"", "routes = \"bad.csv\"", "bad.csv: line 2"),
+        (
+            "routes = \"cars.csv\"",
+            "routes = \"fast.csv\"",
+            "fast.csv: line 3: bus would have to drive at",
+        ),
         (
             "routes = \"cars.csv\"",
             "routes = \"cars.csv\"\nspeed = 1.0",
