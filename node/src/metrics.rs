@@ -35,7 +35,7 @@ use self::net::NetMetrics;
 use self::process::ProcessMetrics;
 use crate::admission::{PROTOCOL, SOFTWARE};
 use crate::chain::{ChainView, LedgerMeter};
-use crate::config::{Config, Method};
+use crate::config::{Config, Coordinates, Method};
 use crate::sessions::MigrationReport;
 
 pub use self::machine::Amount;
@@ -63,6 +63,8 @@ pub struct Metrics {
     ready: Gauge,
     /// Whether the node is drained: 1 or 0.
     drained: Gauge,
+    /// Whether what runs the containers answers: 1 or 0.
+    engine_up: Gauge,
     /// Several may read at a time; what is brought up to a count of somebody else's is brought there by one at a time.
     raising: Mutex<()>,
 }
@@ -71,7 +73,12 @@ impl Metrics {
     /// All metrics of the node of `config`, in a registry of their own.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let metrics = Self::register(config.services.keys().cloned().collect())?;
-        metrics.identify(config)?;
+        metrics.identify(
+            &config.network.genesis.name,
+            config.engine.runtime.as_str(),
+            config.is_authority(),
+            config.node.location,
+        )?;
         Ok(metrics)
     }
 
@@ -81,7 +88,7 @@ impl Metrics {
         let gateway = GatewayMetrics::register(register, services)?;
         let migrate = MigrateMetrics::register(register)?;
         for service in gateway.all_services() {
-            migrate.may_open(service);
+            migrate.may_come(service);
         }
         Ok(Self {
             ledger: LedgerMetrics::register(register)?,
@@ -99,22 +106,22 @@ impl Metrics {
                 "blosm_node_drained",
                 "Whether the node gives its sessions away and takes none",
             )?,
+            engine_up: register.gauge(
+                "blosm_engine_up",
+                "Whether the container engine answers; always 1 with simulated containers",
+            )?,
             raising: Mutex::new(()),
             registry,
         })
     }
 
     /// Registers what does not change while the node runs.
-    fn identify(&self, config: &Config) -> Result<(), Error> {
+    fn identify(&self, network: &str, runtime: &str, authority: bool, at: Coordinates) -> Result<(), Error> {
         let register = Register(&self.registry);
         register.info(
             "blosm_node_info",
             "Version, network and runtime of the node; always 1",
-            &[
-                ("version", SOFTWARE),
-                ("network", &config.network.genesis.name),
-                ("runtime", config.engine.runtime.as_str()),
-            ],
+            &[("version", SOFTWARE), ("network", network), ("runtime", runtime)],
         )?;
         register.info(
             "blosm_build_info",
@@ -130,17 +137,17 @@ impl Metrics {
             (
                 "blosm_node_authority",
                 "Whether the node seals blocks",
-                f64::from(u8::from(config.is_authority())),
+                f64::from(u8::from(authority)),
             ),
             (
                 "blosm_node_latitude_degrees",
                 "Latitude of the node (WGS84)",
-                config.node.location.latitude(),
+                at.latitude(),
             ),
             (
                 "blosm_node_longitude_degrees",
                 "Longitude of the node (WGS84)",
-                config.node.location.longitude(),
+                at.longitude(),
             ),
         ] {
             register.gauge(name, help)?.set(value);
@@ -182,7 +189,8 @@ impl Metrics {
         report: &MigrationReport,
         why: Option<&'static str>,
     ) {
-        self.migrate.ended(method, instead_of, report, why);
+        let service = self.gateway.service(&report.service);
+        self.migrate.ended(service, method, instead_of, report, why);
     }
 
     /// So many bytes of migrations have come from other nodes.
@@ -283,6 +291,11 @@ impl Metrics {
     pub(crate) fn machine(&self, machine: &Machine) {
         let _one = self.raising();
         self.machine.machine(machine);
+    }
+
+    /// Whether the container engine answers.
+    pub(crate) fn engine_up(&self, up: bool) {
+        self.engine_up.set(f64::from(u8::from(up)));
     }
 
     /// Whether new clients are welcome, and whether the node is drained.

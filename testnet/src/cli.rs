@@ -310,7 +310,7 @@ impl FromStr for Target {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("BLOSM_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,libp2p_gossipsub=error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

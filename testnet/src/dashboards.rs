@@ -5,7 +5,8 @@
 //!  grafana/dashboards/*.json ──model──> queries ──fill(values)──> Prometheus ──judge──> data | empty | unknown | error
 //!                                          variables ───────────────^
 //! ```
-//! A panel that is empty in health is filled by `load`, which makes what it shows happen.
+//! A panel that is empty in health is filled by `load`, which makes what it shows happen. What it has made happen has to
+//! have left 0.
 
 mod fill;
 mod judge;
@@ -15,6 +16,7 @@ mod page;
 mod prometheus;
 mod promql;
 mod promtool;
+mod rogue;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +25,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::time::{Instant, sleep};
 
 use crate::cleanup;
@@ -95,6 +97,7 @@ pub async fn run(options: CheckDashboards) -> Result<()> {
     };
     let known = prometheus.names().await?;
     let broken_alerts = alerts(&prometheus, &known).await?;
+    let unmoved = moved(&prometheus, span).await?;
     let tally = ask(&prometheus, &dashboards, span, &known).await?;
     drop(driving);
     if options.keep {
@@ -110,10 +113,34 @@ pub async fn run(options: CheckDashboards) -> Result<()> {
     if tally.with_data < tally.queries || tally.broken > 0 {
         bail!("the dashboards do not hold");
     }
+    if unmoved > 0 {
+        bail!("{unmoved} of the faults are not seen");
+    }
     if broken_alerts > 0 {
         bail!("{broken_alerts} alerts do not hold");
     }
     Ok(())
+}
+
+/// Looks for what the load has made go wrong; gives how much of it no series shows.
+async fn moved(prometheus: &Prometheus, span: Span) -> Result<usize> {
+    let (mut unmoved, seconds) = (0, (span.to - span.from).max(1.0));
+    for series in load::MOVED {
+        let over = |function: &str| format!("{function}_over_time({series}[{seconds:.0}s]) != 0");
+        let expr = format!("{} or {}", over("max"), over("min"));
+        let answer = prometheus.query(&expr, true, span).await;
+        let answer = answer.map_err(|error| anyhow!("{expr}: {error}"))?;
+        if answer["result"].as_array().is_none_or(Vec::is_empty) {
+            unmoved += 1;
+            println!("fault: {series} has stayed 0");
+        }
+    }
+    println!(
+        "faults: {} series, {} have moved",
+        load::MOVED.len(),
+        load::MOVED.len() - unmoved
+    );
+    Ok(unmoved)
 }
 
 /// Holds the alerts against real metrics; gives how many cannot be evaluated, or name metrics that there are not.

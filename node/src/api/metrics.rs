@@ -12,6 +12,8 @@ use super::{ApiState, health, targets};
 
 /// A ledger that is busy for longer is asked for its store's figures at the next reading.
 const STORE_WAIT: Duration = Duration::from_millis(500);
+/// An engine that says nothing for so long does not answer. Prometheus itself gives up a reading after 10 s.
+const ENGINE_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) fn router(state: ApiState) -> Router {
     Router::new()
@@ -60,4 +62,6 @@ async fn refresh(state: &ApiState) {
     let (leaving, coming, held) = sessions.under_way();
     metrics.under_way(leaving, coming, held);
     metrics.readiness(sessions.ready(), sessions.is_drained());
+    let engine = tokio::time::timeout(ENGINE_WAIT, sessions.engine()).await;
+    metrics.engine_up(engine.is_ok_and(|engine| engine.answers));
 }

@@ -30,6 +30,9 @@ const FALLBACKS: [(Method, Method); 3] = [
     (Method::Image, Method::Stateless),
 ];
 
+/// What a container that came consists of: its image, and what it has written itself.
+const PARTS: [&str; 2] = ["image", "layer"];
+
 #[derive(Debug)]
 pub(super) struct MigrateMetrics {
     total: IntCounterVec,
@@ -60,7 +63,7 @@ impl MigrateMetrics {
             total: counters(
                 "blosm_migrate_total",
                 "Migrations that ended at this node as their destination",
-                &["method", "outcome", "reason"],
+                &["service", "method", "outcome", "reason"],
             )?,
             failed: counters(
                 "blosm_migrate_failed_total",
@@ -81,7 +84,7 @@ impl MigrateMetrics {
             downtime: register.histograms(
                 "blosm_migrate_downtime_seconds",
                 "Longest time for which a request of the session waited because of a completed migration",
-                &["method"],
+                &["service", "method"],
                 &DOWNTIME,
             )?,
             service_down: register.histograms(
@@ -109,7 +112,7 @@ impl MigrateMetrics {
             container_bytes: counters(
                 "blosm_migrate_container_bytes_total",
                 "Size of the containers that completed migrations brought here: their image, and their own layer",
-                &["part"],
+                &["service", "part"],
             )?,
             requests: counters(
                 "blosm_migrate_requests_total",
@@ -157,14 +160,7 @@ impl MigrateMetrics {
         };
         // What there is a series of from the start shows its first step.
         for method in Method::ALL.map(Method::as_str) {
-            for outcome in MigrationOutcome::ENDS {
-                for reason in MoveReason::ALL {
-                    metrics
-                        .total
-                        .with_label_values(&[method, outcome.name(), reason.name()]);
-                }
-            }
-            for times in [&metrics.downtime, &metrics.service_down, &metrics.duration] {
+            for times in [&metrics.service_down, &metrics.duration] {
                 times.with_label_values(&[method]);
             }
             for (phase, _) in phases(&Phases::default()) {
@@ -182,9 +178,6 @@ impl MigrateMetrics {
         for direction in ["in", "out"] {
             metrics.bytes.with_label_values(&[direction]);
         }
-        for part in ["image", "layer"] {
-            metrics.container_bytes.with_label_values(&[part]);
-        }
         for source in ["fetched", "held"] {
             metrics.chunks.with_label_values(&[source]);
         }
@@ -198,15 +191,28 @@ impl MigrateMetrics {
         }
     }
 
-    /// A service of which sessions can be opened here.
-    pub(super) fn may_open(&self, service: &str) {
+    /// A service of which sessions can be opened here and come here: it has its series from the start.
+    pub(super) fn may_come(&self, service: &str) {
         self.opened.with_label_values(&[service]);
+        for method in Method::ALL.map(Method::as_str) {
+            for outcome in MigrationOutcome::ENDS {
+                for reason in MoveReason::ALL {
+                    self.total
+                        .with_label_values(&[service, method, outcome.name(), reason.name()]);
+                }
+            }
+            self.downtime.with_label_values(&[service, method]);
+        }
+        for part in PARTS {
+            self.container_bytes.with_label_values(&[service, part]);
+        }
     }
 
-    /// A migration to this node has ended by `method`, which was taken `instead_of` another one if that is named; `why` when
-    /// it is not completed.
+    /// A migration of a session of `service` to this node has ended by `method`, which was taken `instead_of` another one if
+    /// that is named; `why` when it is not completed.
     pub(super) fn ended(
         &self,
+        service: &str,
         method: Method,
         instead_of: Option<Method>,
         report: &MigrationReport,
@@ -215,7 +221,7 @@ impl MigrateMetrics {
         let method = method.as_str();
         let counted = |counters: &IntCounterVec, label, by| counters.with_label_values(&[label]).inc_by(by);
         self.total
-            .with_label_values(&[method, report.outcome.name(), &report.reason])
+            .with_label_values(&[service, method, report.outcome.name(), &report.reason])
             .inc();
         counted(&self.chunks, "fetched", report.chunks_sent);
         counted(&self.chunks, "held", report.chunks_reused);
@@ -229,8 +235,10 @@ impl MigrateMetrics {
             return;
         }
         let seconds = |ms: f64| (ms / 1000.0).max(0.0);
+        self.downtime
+            .with_label_values(&[service, method])
+            .observe(seconds(report.downtime_ms));
         for (times, ms) in [
-            (&self.downtime, report.downtime_ms),
             (&self.service_down, report.service_down_ms),
             (&self.duration, report.total_ms),
         ] {
@@ -241,8 +249,11 @@ impl MigrateMetrics {
                 .with_label_values(&[method, phase])
                 .observe(seconds(ms));
         }
-        counted(&self.container_bytes, "image", report.image_bytes);
-        counted(&self.container_bytes, "layer", report.writable_bytes);
+        for (part, bytes) in PARTS.into_iter().zip([report.image_bytes, report.writable_bytes]) {
+            self.container_bytes
+                .with_label_values(&[service, part])
+                .inc_by(bytes);
+        }
         let requests = &report.requests;
         counted(&self.requests, "all", requests.sent);
         counted(&self.requests, "held", requests.held);

@@ -1,5 +1,7 @@
 //! Every metric moves when it is told to, and nobody outside can make labels.
 
+mod names;
+
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
@@ -28,6 +30,7 @@ fn report(outcome: MigrationOutcome) -> MigrationReport {
     let key = PublicKey([1; 32]);
     let mut report = MigrationReport::begin(&[7; 16], SessionId([2; 32]), key, key, MoveReason::Mobility);
     report.outcome = outcome;
+    report.service = "counter".to_owned();
     report.downtime_ms = 300.0;
     report.service_down_ms = 200.0;
     report.total_ms = 4_000.0;
@@ -59,6 +62,12 @@ fn moves_are_counted_with_what_they_cost() {
     );
     let relayed = report(MigrationOutcome::Relayed);
     metrics.migration(Method::Image, Some(Method::Live), &relayed, Some("verdict_false"));
+    // A peer cannot make labels, and what failed before it had said which service it is has one too.
+    for name in ["no-such-service", ""] {
+        let mut strange = report(MigrationOutcome::Aborted);
+        strange.service = name.to_owned();
+        metrics.migration(Method::Live, None, &strange, Some("no_answer"));
+    }
     metrics.fetched(10);
     metrics.given(20);
     metrics.session_left(Duration::from_secs(12));
@@ -69,27 +78,28 @@ fn moves_are_counted_with_what_they_cost() {
     holds(
         &metrics,
         &[
-            "blosm_migrate_total{method=\"live\",outcome=\"completed\",reason=\"mobility\"} 1",
-            "blosm_migrate_total{method=\"live\",outcome=\"aborted\",reason=\"mobility\"} 1",
-            "blosm_migrate_failed_total{why=\"no_answer\"} 1",
+            "blosm_migrate_total{method=\"live\",outcome=\"completed\",reason=\"mobility\",service=\"counter\"} 1",
+            "blosm_migrate_total{method=\"live\",outcome=\"aborted\",reason=\"mobility\",service=\"counter\"} 1",
+            "blosm_migrate_total{method=\"live\",outcome=\"aborted\",reason=\"mobility\",service=\"other\"} 2",
+            "blosm_migrate_failed_total{why=\"no_answer\"} 3",
             "blosm_migrate_failed_total{why=\"verdict_false\"} 1",
             "blosm_migrate_failed_total{why=\"pull\"} 0",
-            "blosm_migrate_total{method=\"stateless\",outcome=\"relayed\",reason=\"drain\"} 0",
-            "blosm_migrate_downtime_seconds_count{method=\"stateless\"} 0",
+            "blosm_migrate_total{method=\"stateless\",outcome=\"relayed\",reason=\"drain\",service=\"other\"} 0",
+            "blosm_migrate_downtime_seconds_count{method=\"stateless\",service=\"counter\"} 0",
             "blosm_migrate_fallbacks_total{method=\"image\",wanted=\"live\"} 1",
             "blosm_migrate_fallbacks_total{method=\"stateless\",wanted=\"image\"} 0",
             "blosm_migrate_phase_seconds_count{method=\"stateless\",phase=\"stage\"} 0",
-            "blosm_migrate_downtime_seconds_sum{method=\"live\"} 0.3",
-            "blosm_migrate_downtime_seconds_count{method=\"live\"} 1",
+            "blosm_migrate_downtime_seconds_sum{method=\"live\",service=\"counter\"} 0.3",
+            "blosm_migrate_downtime_seconds_count{method=\"live\",service=\"counter\"} 1",
             "blosm_migrate_service_down_seconds_sum{method=\"live\"} 0.2",
             "blosm_migrate_duration_seconds_sum{method=\"live\"} 4",
             "blosm_migrate_phase_seconds_sum{method=\"live\",phase=\"precopy\"} 3",
             "blosm_migrate_phase_seconds_count{method=\"live\",phase=\"ledger_wait\"} 1",
-            // Of all three: what was fetched was fetched, whatever came of it.
-            "blosm_migrate_chunks_total{source=\"fetched\"} 15",
-            "blosm_migrate_chunks_total{source=\"held\"} 33",
-            "blosm_migrate_container_bytes_total{part=\"image\"} 1000",
-            "blosm_migrate_container_bytes_total{part=\"layer\"} 100",
+            // Of all five: what was fetched was fetched, whatever came of it.
+            "blosm_migrate_chunks_total{source=\"fetched\"} 25",
+            "blosm_migrate_chunks_total{source=\"held\"} 55",
+            "blosm_migrate_container_bytes_total{part=\"image\",service=\"counter\"} 1000",
+            "blosm_migrate_container_bytes_total{part=\"layer\",service=\"counter\"} 100",
             "blosm_migrate_requests_total{fate=\"all\"} 9",
             "blosm_migrate_requests_total{fate=\"interrupted\"} 1",
             "blosm_migrate_transfer_bytes_total{direction=\"in\"} 10",
@@ -241,6 +251,7 @@ fn ledger_machine_and_node_show_what_they_are_told() {
         ],
     });
     metrics.readiness(true, false);
+    metrics.engine_up(true);
     holds(
         &metrics,
         &[
@@ -261,6 +272,7 @@ fn ledger_machine_and_node_show_what_they_are_told() {
             "blosm_machine_gpu_memory_bytes{kind=\"used\"} 140",
             "blosm_node_ready 1",
             "blosm_node_drained 0",
+            "blosm_engine_up 1",
         ],
     );
 }

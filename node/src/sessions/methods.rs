@@ -168,7 +168,9 @@ fn note(parts: &Parts, live: Live) {
         }
     }
     parts.methods.set(live);
-    parts.metrics.method_available("live", live == Live::Works);
+    for method in parts.methods.view() {
+        parts.metrics.method_available(method.method, method.available);
+    }
 }
 
 /// Waits for news of the node's own helper, and gives how often it has ended. Without one: for ever.

@@ -2,9 +2,9 @@
 //! and one of each thing that goes wrong on a road.
 //!
 //! ```text
-//!  node      1          2          3          4          5           6
-//!        authority   <---- cars, their containers ---->  small,   is killed
-//!                    crowded                             drained
+//!  node      1          2          3          4          5           6         rogue
+//!        authority   <---- cars, their containers ---->  small,   is killed,   a member
+//!                    crowded                             drained  hangs        that lies
 //! ```
 
 use std::future::Future;
@@ -20,6 +20,7 @@ use toml::Table;
 
 use super::page;
 use super::prometheus::Prometheus;
+use super::rogue::Rogue;
 use crate::car::{Car, CarPlan, POSITION, SESSION};
 use crate::hosts::Seat;
 use crate::offers::Resources;
@@ -27,7 +28,7 @@ use crate::road::{location, stand};
 use crate::teller::Teller;
 use crate::testnet::{Spec, Testnet};
 
-/// The node that has room for two sessions, and the one that is killed.
+/// The node that has room for two sessions, and the one that is killed and later hangs.
 const SMALL: usize = 5;
 const KILLED: usize = 6;
 /// How long anything here may take.
@@ -38,8 +39,9 @@ const ANSWER: Duration = Duration::from_secs(40);
 const HASTE: Duration = Duration::from_millis(500);
 /// What lasts for so long has been read by Prometheus.
 const SEEN: Duration = Duration::from_secs(3);
-/// The alert that fires for a node that is down.
-const ALERT: &str = "BlosmNodeDown";
+/// The alert that fires for a node that is down, and the one for a member that is kept out.
+const DOWN: &str = "BlosmNodeDown";
+const KEPT_OUT: &str = "BlosmKeptOut";
 /// The node to which more connections come than one address may have, which are 64.
 const CROWDED: usize = 2;
 const CROWD: usize = 100;
@@ -51,6 +53,32 @@ const MAX_RATE: &str = "2MiB";
 const SPEED: f64 = 80.0;
 /// Requests a second of each car.
 const RATE: u32 = 10;
+
+/// What is 0, or not there, as long as nothing goes wrong: the load has moved each of these away from it.
+pub(super) const MOVED: [&str; 22] = [
+    r#"blosm_gateway_requests_total{route="none"}"#,
+    r#"blosm_gateway_denied_total{reason="unknown_service"}"#,
+    r#"blosm_gateway_denied_total{reason="client_gone"}"#,
+    r#"blosm_migrate_total{outcome="relayed"}"#,
+    r#"blosm_migrate_total{outcome="aborted"}"#,
+    "blosm_migrate_failed_total",
+    "blosm_migrate_fallbacks_total",
+    "blosm_node_drained",
+    "blosm_ledger_outdated",
+    r#"blosm_ledger_rejected_total{reason="newer"}"#,
+    r#"blosm_net_requests_seconds_count{outcome!="answered"}"#,
+    r#"blosm_net_gossip_messages_total{verdict="reject"}"#,
+    r#"blosm_net_gossip_messages_total{verdict="dropped"}"#,
+    r#"blosm_net_events_total{event="gossip_dropped"}"#,
+    r#"blosm_net_events_total{event="peers_silent"}"#,
+    r#"blosm_net_events_total{event="peers_kept_out"}"#,
+    r#"blosm_net_events_total{event="strangers"}"#,
+    r#"blosm_net_refused_total{reason="score"}"#,
+    r#"blosm_net_limited_total{kind="join"}"#,
+    r#"blosm_net_misdeeds_total{kind="message"}"#,
+    "blosm_net_scored_down_peers",
+    "blosm_net_lowest_score",
+];
 
 /// Six nodes whose sessions may move on after a second, slowly enough that one can be met on its way.
 pub(super) fn spec() -> Result<Spec> {
@@ -131,8 +159,12 @@ pub(super) async fn begin(testnet: &mut Testnet, prometheus: &Prometheus, teller
     teller.say("requests were refused, a container took another way, another stays where it is");
     killed(testnet, &client, prometheus, teller).await?;
     crowded(testnet).await?;
+    hung(testnet).await?;
+    teller.say("strangers were turned away, a node hung for a while");
+    misbehaved(testnet, prometheus).await?;
+    teller.say("a member lied, asked too much and flooded the others, was kept out and evicted");
     drained(testnet).await?;
-    teller.say("strangers were turned away, a node was emptied and serves again");
+    teller.say("a node was emptied and serves again");
     Ok(Load {
         _parked: parked,
         _driver: driver,
@@ -245,11 +277,7 @@ async fn killed(
     if answer.status != 503 {
         bail!("a session whose owner is dead is answered with {}", answer.status);
     }
-    until("an alert fires for it", || async {
-        let alerts = prometheus.alerts().await.unwrap_or_default();
-        alerts.iter().any(|alert| alert.name == ALERT && alert.fires)
-    })
-    .await?;
+    fires(prometheus, DOWN).await?;
     testnet.start_node(KILLED).await?;
     teller.say("a node died with a container on its way, and is back");
     Ok(())
@@ -269,6 +297,54 @@ async fn crowded(testnet: &Testnet) -> Result<()> {
     .await
 }
 
+/// A node hangs: its connections stay, and nothing comes of them.
+async fn hung(testnet: &Testnet) -> Result<()> {
+    testnet.pause_node(KILLED)?;
+    let other = testnet.client(2)?;
+    let noticed = until("others notice that a node is silent", || async {
+        let page = other.metrics().await.unwrap_or_default();
+        page::sum(&page, "blosm_net_events_total", &["event=\"peers_silent\""]) > 0.0
+    })
+    .await;
+    testnet.resume_node(KILLED)?;
+    noticed
+}
+
+/// A stranger asks too often, becomes a member, says what is wrong and too much of it, is kept out, and is evicted.
+async fn misbehaved(testnet: &Testnet, prometheus: &Prometheus) -> Result<()> {
+    let rogue = Rogue::start(testnet).await?;
+    until("a stranger asks more often than it may", || async {
+        rogue.ask().await;
+        total(testnet, "blosm_net_limited_total", &["kind=\"join\""]).await > 0.0
+    })
+    .await?;
+    rogue.admit(testnet).await?;
+    let nodes = testnet.state().hosts.len();
+    until("all nodes let it in", || async { rogue.peers() == nodes }).await?;
+    until("gossip is let fall", || async {
+        let event = ["event=\"gossip_dropped\""];
+        rogue.flood().await.is_ok() && total(testnet, "blosm_net_events_total", &event).await > 0.0
+    })
+    .await?;
+    // A few, so that its score is seen before it is too low.
+    for _ in 0..3 {
+        rogue.lie().await?;
+    }
+    let end = Instant::now() + SEEN;
+    while Instant::now() < end {
+        // The next block tells a node that it can read the chain after all.
+        rogue.confuse().await?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    until("it is kept out, and turned away when it comes back", || async {
+        rogue.lie().await.is_ok()
+            && total(testnet, "blosm_net_refused_total", &["reason=\"score\""]).await > 0.0
+    })
+    .await?;
+    fires(prometheus, KEPT_OUT).await?;
+    rogue.evict(testnet).await
+}
+
 /// A node gives its sessions away and then serves again.
 async fn drained(testnet: &Testnet) -> Result<()> {
     let at = testnet.client(SMALL)?;
@@ -282,6 +358,14 @@ async fn drained(testnet: &Testnet) -> Result<()> {
     // So that Prometheus sees it, which reads a node each second.
     sleep(SEEN).await;
     at.delete("/v1/drain").await
+}
+
+async fn fires(prometheus: &Prometheus, name: &str) -> Result<()> {
+    until(&format!("the alert {name} fires"), || async {
+        let alerts = prometheus.alerts().await.unwrap_or_default();
+        alerts.iter().any(|alert| alert.name == name && alert.fires)
+    })
+    .await
 }
 
 struct Answer {
