@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::hash::{Hash, hex_bytes};
 use crate::key::PublicKey;
-use crate::token::SessionId;
+use crate::token::{SessionId, Token};
 
 /// The most addresses in one transaction.
 pub const MAX_ADDRESSES: usize = 8;
@@ -92,15 +92,27 @@ pub struct Evict {
     pub lost: bool,
 }
 
-/// The first fact about a session.
+/// The first fact about a session, signed by its opener.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
 pub struct Open {
-    /// The session.
+    /// The session. It is the sender's own by its name: [`SessionId::of`] the sender and the token's hash.
     pub session: SessionId,
     /// The service that its container runs.
     pub service: String,
-    /// The node that opened it; the sender.
-    pub opener: PublicKey,
+    /// The hash of its token.
+    pub token_hash: Hash,
+}
+
+impl Open {
+    /// The opening of the session that `token` names, for the token's opener to sign.
+    #[must_use]
+    pub fn of(token: &Token, service: &str) -> Open {
+        Open {
+            session: token.session(),
+            service: service.to_owned(),
+            token_hash: token.hash(),
+        }
+    }
 }
 
 /// The metadata of a session's container, signed by its owner.

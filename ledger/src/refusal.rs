@@ -50,9 +50,6 @@ pub enum Refusal {
     /// The session is closed for ever.
     #[error("the session is closed")]
     SessionClosed,
-    /// The opener that it names is not its sender.
-    #[error("only the opener itself may open a session")]
-    OpenerMismatch,
     /// The source that the metadata name is not the sender.
     #[error("the metadata name another source than the sender")]
     SourceMismatch,
@@ -120,7 +117,6 @@ impl Refusal {
             | Refusal::EvictsAuthority(_)
             | Refusal::SessionExists
             | Refusal::SessionClosed
-            | Refusal::OpenerMismatch
             | Refusal::SourceMismatch
             | Refusal::ServiceMismatch
             | Refusal::NotOwner { .. }
@@ -171,6 +167,7 @@ impl Refusal {
         match self {
             Refusal::Invalid(TransactionError::OtherNetwork(_)) => "other_network",
             Refusal::Invalid(TransactionError::Signature) => "signature",
+            Refusal::Invalid(TransactionError::OtherSession) => "mismatch",
             Refusal::Invalid(_) => "field",
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Expired(_) | Refusal::ExpiresTooLate(_) => "expiry",
@@ -180,7 +177,7 @@ impl Refusal {
             Refusal::UnknownSession => "unknown_session",
             Refusal::SessionExists => "session_exists",
             Refusal::SessionClosed => "session_closed",
-            Refusal::OpenerMismatch | Refusal::SourceMismatch | Refusal::ServiceMismatch => "mismatch",
+            Refusal::SourceMismatch | Refusal::ServiceMismatch => "mismatch",
             Refusal::NotOwner { .. } | Refusal::OwnSession => "owner",
             Refusal::EpochPassed { .. } | Refusal::EpochAhead { .. } => "epoch",
             Refusal::ClaimsFull => "claims_full",

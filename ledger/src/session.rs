@@ -1,7 +1,7 @@
 //! The session state machine: who owns a session, and what may change that.
 //!
 //! ```text
-//!  Open ──> Open, epoch 0, owner = opener
+//!  Open ──> Open, epoch 0, owner = opener = its sender, who is in the session's id
 //!             │ Announce, Claim      change metadata and claims only
 //!             │ HandOver             owner = destination, epoch + 1
 //!             │ Abort                owner stays,         epoch + 1
@@ -86,9 +86,6 @@ impl SessionRecord {
         height: u64,
         members: &Members,
     ) -> Result<Self, Refusal> {
-        if open.opener != sender {
-            return Err(Refusal::OpenerMismatch);
-        }
         // A node may have opened the session before its own eviction was sealed; the client has the token.
         if !members.ever_admitted(&sender) {
             return Err(Refusal::NeverAdmitted(sender));

@@ -13,13 +13,22 @@ use crate::key::{PublicKey, SecretKey, Signature};
 /// The length of a token's text.
 pub const TOKEN_CHARS: usize = 171;
 
-/// A session's public name: the hash of its token, from which the token cannot be found.
+/// A session's public name: the hash of its opener and of its token's hash, from which the token cannot be found.
+///
+/// The opener is in it so that the name itself says who may open the session: whoever has seen a token, or an
+/// [`Open`](crate::Open), cannot make the session of it its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, BorshSerialize, BorshDeserialize)]
 pub struct SessionId(pub [u8; 32]);
 
 hex32!(SessionId);
 
 impl SessionId {
+    /// The session that `opener` opens with the token of this hash.
+    #[must_use]
+    pub fn of(opener: PublicKey, token_hash: Hash) -> SessionId {
+        SessionId(Hash::of("session", &(opener, token_hash)).0)
+    }
+
     /// Which of the 4,096 buckets of the sessions root holds this session: its first 12 bits.
     #[must_use]
     pub fn bucket(&self) -> u16 {
@@ -103,10 +112,16 @@ impl Token {
             .verify(&signing_bytes("token", &signed), &self.signature)
     }
 
+    /// The hash of the token, which its opener publishes: others can then tell the session's id and not the token.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        Hash::digest("token-hash", &self.bytes())
+    }
+
     /// The session's id.
     #[must_use]
     pub fn session(&self) -> SessionId {
-        SessionId(Hash::digest("session", &self.bytes()).0)
+        SessionId::of(self.opener, self.hash())
     }
 
     /// Who opened the session. Trust it only after [`Token::verify`].
@@ -185,6 +200,14 @@ mod tests {
         for bad in ["", "A", &text[1..], &format!("{text}="), &"é".repeat(85)] {
             assert_eq!(Token::parse(bad), Err(TokenError));
         }
+    }
+
+    #[test]
+    fn its_session_is_of_its_opener_alone() {
+        let (token, _) = token();
+        let other = SecretKey::from_seed(&[2; 32]).public();
+        assert_eq!(SessionId::of(token.opener(), token.hash()), token.session());
+        assert_ne!(SessionId::of(other, token.hash()), token.session());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::hash::{Hash, canonical, signing_bytes};
 use crate::key::{PublicKey, SecretKey, Signature};
 use crate::newer::Newer;
 use crate::payload::{FieldError, Payload, UnknownKind};
+use crate::token::SessionId;
 
 /// How many heights above its sender's head a transaction may stay sealable.
 pub const MAX_EXPIRY_HEIGHTS: u64 = 1_000;
@@ -116,6 +117,11 @@ pub enum TransactionError {
     /// A field breaks its rule.
     #[error(transparent)]
     Field(#[from] FieldError),
+    /// It opens a session that is not the sender's by its id.
+    #[error(
+        "the session that it opens is not its sender's: a session's id is made of its opener and its token"
+    )]
+    OtherSession,
     /// A kind that expires has no last height.
     #[error("it must name the last height at which it may be sealed")]
     NoMaxHeight,
@@ -182,6 +188,12 @@ impl Transaction {
             (true, Some(_)) | (false, None) => {}
         }
         self.payload.check()?;
+        // Whatever the state is: else whoever sees an opening on its way could be the first with it.
+        if let Payload::Open(open) = &self.payload
+            && open.session != SessionId::of(self.sender, open.token_hash)
+        {
+            return Err(TransactionError::OtherSession);
+        }
         let unsigned = Unsigned {
             chain_id: &self.chain_id,
             sender: &self.sender,
@@ -198,18 +210,17 @@ impl Transaction {
         }
     }
 
-    /// The nodes to which this transaction matters at once: sender, destination, opener, invited nodes; without
-    /// repetition, in key order.
+    /// The nodes to which this transaction matters at once: sender, destination, invited nodes; without repetition, in
+    /// key order.
     #[must_use]
     pub fn parties(&self) -> Vec<PublicKey> {
         let mut parties = vec![self.sender];
         match &self.payload {
             Payload::Admit(p) => parties.push(p.key),
             Payload::Evict(p) => parties.push(p.key),
-            Payload::Open(p) => parties.push(p.opener),
             Payload::Announce(p) => parties.extend(&p.invited),
             Payload::HandOver(p) => parties.push(p.destination),
-            Payload::Claim(_) | Payload::Abort(_) | Payload::Release(_) => {}
+            Payload::Open(_) | Payload::Claim(_) | Payload::Abort(_) | Payload::Release(_) => {}
         }
         parties.sort_unstable();
         parties.dedup();

@@ -31,7 +31,7 @@ fn lines() -> Vec<String> {
             genesis.authorities_hash().to_string(),
         ));
     }
-    let token = Token::mint(&key(1), chain_id(), "counter", [1; 32]);
+    let token = token(1, 1);
     lines.push(line(
         "token",
         token.encode().into_bytes(),

@@ -122,10 +122,10 @@ fn payload() -> impl Strategy<Value = Payload> {
             reason,
             lost
         })),
-        (session(), service(), public()).prop_map(|(session, service, opener)| Payload::Open(Open {
+        (session(), service(), hash()).prop_map(|(session, service, token_hash)| Payload::Open(Open {
             session,
             service,
-            opener
+            token_hash
         })),
         (session(), any::<u64>(), metadata(), vec(public(), 0..=16)).prop_map(
             |(session, epoch, metadata, invited)| Payload::Announce(Announce {
@@ -173,7 +173,13 @@ fn payload() -> impl Strategy<Value = Payload> {
 
 fn transaction() -> impl Strategy<Value = Transaction> {
     (0u8..5, any::<u64>(), payload())
-        .prop_map(|(i, head, payload)| Transaction::sign(&key(i), chain_id(), head, payload))
+        .prop_map(|(i, head, mut payload)| {
+            let key = key(i);
+            if let Payload::Open(open) = &mut payload {
+                open.session = SessionId::of(key.public(), open.token_hash);
+            }
+            Transaction::sign(&key, chain_id(), head, payload)
+        })
         .prop_filter("within the limit", |transaction| {
             transaction.encode().len() <= MAX_TX_BYTES
         })
@@ -285,6 +291,7 @@ proptest! {
         let token = Token::mint(&SecretKey::from_seed(&seed), chain_id(), &service, nonce);
         let parsed = Token::parse(&token.encode()).unwrap();
         prop_assert_eq!(parsed.session(), token.session());
+        prop_assert_eq!(SessionId::of(parsed.opener(), parsed.hash()), token.session());
         prop_assert!(parsed.verify(chain_id(), &service));
         let other = service + "x";
         prop_assert!(!parsed.verify(chain_id(), &other));

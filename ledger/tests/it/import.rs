@@ -254,14 +254,29 @@ fn sealed_and_yet_invalid_transactions_are_refused() {
         Reject,
         Low
     );
-    let stolen = Transaction {
+    let renamed = Transaction {
         sender: public(1),
-        ..open(2, 2)
+        ..release(1, 2, 2)
     };
     refused!(
         ledger,
+        with(vec![renamed]),
+        ImportError::Transaction {
+            source: TransactionError::Signature,
+            ..
+        },
+        Reject,
+        Low
+    );
+    // Signed by the thief itself.
+    let stolen = sign(1, open(2, 2).payload);
+    refused!(
+        ledger,
         with(vec![stolen]),
-        ImportError::Transaction { .. },
+        ImportError::Transaction {
+            source: TransactionError::OtherSession,
+            ..
+        },
         Reject,
         Low
     );

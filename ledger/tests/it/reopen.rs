@@ -193,7 +193,7 @@ fn members_and_sessions_are_made_again_from_the_blocks() {
     type Change = fn(&DB);
     let changes: [Change; 5] = [
         |db| delete(db, "sessions", session(1)),
-        |db| put(db, "sessions", session(2), "nonsense"),
+        |db| put(db, "sessions", token(2, 2).session(), "nonsense"),
         |db| {
             put(
                 db,

@@ -114,11 +114,7 @@ fn wrong_transactions_are_refused_with_a_reason() {
         ledger.submit(expiring),
         Err(Refusal::Invalid(TransactionError::MaxHeight))
     );
-    let named = Open {
-        session: session(1),
-        service: "No Service".into(),
-        opener: public(1),
-    };
+    let named = Open::of(&token(1, 1), "No Service");
     let refusal = ledger.submit(sign(1, Payload::Open(named))).unwrap_err();
     assert!(matches!(
         refusal,
@@ -126,6 +122,39 @@ fn wrong_transactions_are_refused_with_a_reason() {
     ));
     assert_eq!(refusal.reason(), "field");
     assert_eq!(ledger.pending(), 0);
+}
+
+#[test]
+fn a_session_is_opened_by_nobody_but_its_opener() {
+    let directory = directory();
+    let mut ledger = authority(&directory);
+    seal(&mut ledger, [admit(0), admit(1), admit(2)]);
+    let open = Open::of(&token(1, 1), "counter");
+    // Node 2 has seen the opening, or the token itself, which tells no more; or it makes something up.
+    let stolen = [
+        open.clone(),
+        Open {
+            token_hash: token(1, 2).hash(),
+            ..open.clone()
+        },
+        Open {
+            session: token(1, 2).session(),
+            ..open.clone()
+        },
+    ];
+    let refused = Refusal::Invalid(TransactionError::OtherSession);
+    assert_eq!((refused.is_final(), refused.reason()), (true, "mismatch"));
+    for stolen in stolen {
+        assert_eq!(ledger.submit(sign(2, Payload::Open(stolen))), Err(refused));
+    }
+    // The opener's own word for it, with another sender.
+    let mut named = sign(1, Payload::Open(open.clone()));
+    named.sender = public(2);
+    assert_eq!(ledger.submit(named), Err(refused));
+    assert_eq!(ledger.pending(), 0);
+    seal(&mut ledger, [sign(1, Payload::Open(open))]);
+    let record = ledger.state().session(&session(1)).unwrap();
+    assert_eq!((record.opener, record.owner), (public(1), public(1)));
 }
 
 #[test]

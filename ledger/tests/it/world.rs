@@ -31,8 +31,14 @@ pub(crate) fn sign(i: u8, payload: Payload) -> Transaction {
     Transaction::sign(&key(i), chain_id(), 0, payload)
 }
 
+/// Node `opener`'s token number `i`.
+pub(crate) fn token(i: u8, opener: u8) -> Token {
+    Token::mint(&key(opener), chain_id(), "counter", [i; 32])
+}
+
+/// Node 1's session number `i`.
 pub(crate) fn session(i: u8) -> SessionId {
-    Token::mint(&key(1), chain_id(), "counter", [i; 32]).session()
+    token(i, 1).session()
 }
 
 pub(crate) fn admit(i: u8) -> Transaction {
@@ -68,12 +74,7 @@ pub(crate) fn evict(i: u8) -> Transaction {
 }
 
 pub(crate) fn open(s: u8, opener: u8) -> Transaction {
-    let open = Open {
-        session: session(s),
-        service: "counter".into(),
-        opener: public(opener),
-    };
-    sign(opener, Payload::Open(open))
+    sign(opener, Payload::Open(Open::of(&token(s, opener), "counter")))
 }
 
 pub(crate) fn announce(s: u8, owner: u8, epoch: u64) -> Transaction {

@@ -47,7 +47,7 @@ impl From<&Transaction> for Pending {
 pub enum Entry {
     /// This node minted the session's token and owns it at epoch 0 (rule 1).
     Opened {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// Name of the declared service.
         service: String,
@@ -56,7 +56,7 @@ pub enum Entry {
     } = 0,
     /// A container of this name is about to be created for the session.
     Creating {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The epoch at which it will run.
         epoch: u64,
@@ -69,14 +69,14 @@ pub enum Entry {
     ///
     /// From here on the session has state: an absent container is a lost state, not a reason for a fresh one.
     Starting {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// Its name in the engine.
         container: String,
     } = 2,
     /// As a destination: a container that holds the source's final state is ready but has not run (rule 5).
     Applied {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// Name of the declared service.
         service: String,
@@ -95,7 +95,7 @@ pub enum Entry {
     } = 3,
     /// As a destination: the signed `HandOver` of the applied root. This node owns the session (rule 4).
     Acquired {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The new epoch.
         epoch: u64,
@@ -106,7 +106,7 @@ pub enum Entry {
     } = 4,
     /// As a source: this node signed the `HandOver` and no longer owns the session (rule 3).
     Signed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The new epoch.
         epoch: u64,
@@ -121,35 +121,35 @@ pub enum Entry {
     } = 5,
     /// As a source: the new owner has journaled the `HandOver`; it need not be repeated any more.
     Acknowledged {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The new epoch.
         epoch: u64,
     } = 6,
     /// As a source: the new owner serves; the kept container may go after `keep_source` (rule 6).
     Served {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The new epoch.
         epoch: u64,
     } = 7,
     /// A container of the session was removed from the engine.
     Removed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// Its name in the engine.
         container: String,
     } = 8,
     /// The chain holds this transaction: it need not be submitted any more.
     Sealed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// Hash of the transaction.
         transaction: Hash,
     } = 9,
     /// This node's sealed `Abort` made it the owner again, in the place of a `HandOver` that can't be sealed (rule 3).
     Reclaimed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The new epoch.
         epoch: u64,
@@ -158,7 +158,7 @@ pub enum Entry {
     } = 10,
     /// The owner closed the session. It is never opened again.
     Closed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The `Release` transaction, when this node signed it.
         release: Option<Pending>,
@@ -167,7 +167,7 @@ pub enum Entry {
     Snapshot(Box<Record>) = 12,
     /// A container that came from elsewhere is healthy; requests are routed to it from now on.
     Routed {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
     } = 13,
 }

@@ -163,15 +163,18 @@ pub enum Fact {
 }
 
 /// The facts that these transactions are about a session, each signed by its sender, in their order. None when one of
-/// them can't be read or is not signed.
+/// them can't be read or is not valid by itself.
 pub fn facts(session: SessionId, pending: &[Pending], chain_id: Hash) -> Option<Vec<Fact>> {
     let mut facts = Vec::with_capacity(pending.len());
     for pending in pending {
         let transaction = Transaction::decode(&pending.bytes).ok()?;
         transaction.verify(chain_id).ok()?;
         match transaction.payload {
-            Payload::Open(open) if open.session == session && open.opener == transaction.sender => {
-                facts.push(Fact::Opened { opener: open.opener });
+            // That the session is its sender's to open is part of what makes a transaction valid.
+            Payload::Open(open) if open.session == session => {
+                facts.push(Fact::Opened {
+                    opener: transaction.sender,
+                });
             }
             Payload::HandOver(handover) if handover.session == session => {
                 facts.push(Fact::HandedOver {

@@ -82,7 +82,7 @@ pub struct Stale {
 /// All that the journal says of one session.
 #[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
 pub struct Record {
-    /// Hash of the token.
+    /// The session.
     pub session: SessionId,
     /// Name of the declared service.
     pub service: String,

@@ -302,14 +302,7 @@ pub(crate) async fn open(sim: &Rc<Sim>, daemon: &Rc<Daemon>) -> Result<Token, De
     }
     let token = Token::mint(&node.key, sim.genesis_id, SERVICE, sim.bytes());
     let session = token.session();
-    let open = sim.sign(
-        daemon.node,
-        Payload::Open(Open {
-            session,
-            service: SERVICE.to_owned(),
-            opener: node.me,
-        }),
-    );
+    let open = sim.sign(daemon.node, Payload::Open(Open::of(&token, SERVICE)));
     let entry = Entry::Opened {
         session,
         service: SERVICE.to_owned(),

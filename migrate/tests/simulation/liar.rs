@@ -217,17 +217,23 @@ impl Liar<'_> {
                 epoch,
                 reason: ReleaseReason::Operator,
             }),
-            _ => Payload::Open(Open {
-                session: SessionId(self.sim.bytes()),
-                service: crate::gateway::SERVICE.into(),
-                opener: self.sim.nodes[self.me].me,
-            }),
+            _ => Payload::Open(self.opening()),
         };
         let transaction = self.sim.sign(self.me, payload);
         self.sim.trace(self.me, || {
             format!("submits a false {}", transaction.payload.kind())
         });
         self.sim.tell(self.me, 0, Ask::Submit(transaction.encode()));
+    }
+
+    /// Of a session of its own, which nobody has.
+    fn opening(&self) -> Open {
+        let token_hash = Hash(self.sim.bytes());
+        Open {
+            session: SessionId::of(self.sim.nodes[self.me].me, token_hash),
+            service: crate::gateway::SERVICE.into(),
+            token_hash,
+        }
     }
 
     fn claim(&self, session: SessionId, epoch: u64, attempt: Attempt) -> Ask {

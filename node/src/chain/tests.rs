@@ -293,13 +293,18 @@ async fn refusals_have_reasons_and_early_transactions_wait_for_their_predecessor
         "{again:?}"
     );
 
-    let mut forged = c.opening(1).1;
-    forged.sender = b.name();
-    let refused = c.chain.submit(forged).await.unwrap_err();
-    assert!(
-        matches!(&refused, SubmitError::Refused(reason) if reason.contains("signature")),
-        "{refused:?}"
-    );
+    let forged = [
+        (c.hand_over(session, 1, b), "signature"),
+        (c.opening(1).1, "not its sender's"),
+    ];
+    for (mut forged, why) in forged {
+        forged.sender = b.name();
+        let refused = c.chain.submit(forged).await.unwrap_err();
+        assert!(
+            matches!(&refused, SubmitError::Refused(reason) if reason.contains(why)),
+            "{refused:?}"
+        );
+    }
     for node in nodes {
         node.stop().await;
     }

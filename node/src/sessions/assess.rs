@@ -12,7 +12,7 @@ use super::{MigrationOutcome, MigrationReport};
 pub struct Assessment {
     /// Always true.
     pub dry_run: bool,
-    /// Hash of the session's token.
+    /// The session.
     pub session: String,
     /// Name of the service.
     pub service: String,

@@ -195,7 +195,7 @@ pub struct DrainView {
 /// One session of a drained node.
 #[derive(Debug, Clone, Serialize)]
 pub struct SessionDrain {
-    /// Hash of the token.
+    /// The session.
     pub session: String,
     /// Name of the service.
     pub service: String,

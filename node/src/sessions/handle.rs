@@ -214,11 +214,7 @@ impl SessionsHandle {
         if !room::book(parts, service, key, ticket) {
             return Err(OpenError::NoRoom);
         }
-        let open = parts.sign(Payload::Open(Open {
-            session,
-            service: service.name.clone(),
-            opener: parts.me,
-        }));
+        let open = parts.sign(Payload::Open(Open::of(&token, &service.name)));
         let entry = Entry::Opened {
             session,
             service: service.name.clone(),

@@ -17,7 +17,7 @@ use crate::parts::Parts;
 /// One session on this node, as others see it.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// Hash of the token.
+    /// The session.
     pub(crate) id: SessionId,
     /// Where its requests go.
     pub(crate) gate: Arc<Gate>,

@@ -46,7 +46,7 @@ pub struct MigrationReport {
     pub schema: u32,
     /// The attempt's name, 32 hex digits.
     pub id: String,
-    /// Hash of the session's token, hex.
+    /// The session, hex.
     pub session: String,
     /// Name of the service.
     pub service: String,

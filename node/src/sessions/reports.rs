@@ -24,7 +24,7 @@ const SELDOM: Duration = Duration::from_millis(200);
 pub struct Event {
     /// The attempt's name.
     pub migration: String,
-    /// Hash of the session's token.
+    /// The session.
     pub session: String,
     /// The phase: `announce`, `claim`, `stage`, `drain`, `stop`, `commit`, `transfer`, `applied`, `signed`, `acquired`,
     /// `serving`, `relayed`, `aborted`.

@@ -7,7 +7,7 @@ pub use crate::metrics::Amount as AmountView;
 /// One session as this node knows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct SessionView {
-    /// Hash of the session's token.
+    /// The session.
     pub session: String,
     /// Name of the service.
     pub service: String,

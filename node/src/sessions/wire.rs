@@ -21,14 +21,14 @@ use crate::config::Method;
 pub(crate) enum SessionRequest {
     /// A member that the client has turned up at asks the owner to announce the session (rule 2).
     Want {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The token itself: who presents it was sent by the client. Absent when the owner has invited the asker.
         token: Option<String>,
     } = 0,
     /// The owner asks a member to take the session.
     Invite {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt's name, chosen by the owner so that its operator can follow it.
         attempt: Attempt,
@@ -48,14 +48,14 @@ pub(crate) enum SessionRequest {
     } = 2,
     /// The asker has staged what it can: stop the container now.
     Cut {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
     } = 3,
     /// The asker has applied and journaled this state: sign it over.
     Ready {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
@@ -64,7 +64,7 @@ pub(crate) enum SessionRequest {
     } = 4,
     /// The signed hand-over, repeated by its signer until it is answered with `serving`.
     HandOver {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The transaction.
         handover: Pending,
@@ -73,14 +73,14 @@ pub(crate) enum SessionRequest {
     } = 5,
     /// The new owner serves.
     Serving {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The epoch at which it owns the session.
         epoch: u64,
     } = 6,
     /// An attempt is still at work.
     Alive {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
@@ -89,7 +89,7 @@ pub(crate) enum SessionRequest {
     } = 7,
     /// The asker gives the attempt up.
     Cancel {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
@@ -103,7 +103,7 @@ pub(crate) enum SessionRequest {
     } = 9,
     /// The finished report of a migration, for the other end's books.
     Report {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The attempt.
         attempt: Attempt,
@@ -112,7 +112,7 @@ pub(crate) enum SessionRequest {
     } = 10,
     /// The client closes its session at a node that does not own it.
     Close {
-        /// Hash of the token.
+        /// The session.
         session: SessionId,
         /// The token itself.
         token: String,

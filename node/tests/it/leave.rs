@@ -164,11 +164,7 @@ fn open_session(site: &Site, authority: &Authority) -> String {
     let key = read_secret_key(&site.dir().join("node.key")).unwrap();
     let chain_id = config.network.chain_id;
     let token = Token::mint(&key, chain_id, "counter", [7; 32]);
-    let open = Open {
-        session: token.session(),
-        service: "counter".to_owned(),
-        opener: key.public(),
-    };
+    let open = Open::of(&token, "counter");
     let head = authority.site.blosm(&["chain", "head", "--json"]).done().json();
     let height = head["height"].as_u64().unwrap();
     let bytes = Transaction::sign(&key, chain_id, height, Payload::Open(open)).encode();

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use blosm_ledger::{
     Admit, Claim, Evict, Genesis, HandOver, Location, Open, Params, Payload, Release, ReleaseReason,
-    SecretKey, State, Transaction, Verdict,
+    SecretKey, State, Token, Transaction, Verdict,
 };
 
 use super::*;
 use crate::session::{Fate, Found, KnownOwner, Pending, Turn, fate, overtaken, turn};
 
-const SESSION: SessionId = SessionId([7; 32]);
 const ATTEMPT: Attempt = [1; 16];
 const ROOT: Hash = Hash([9; 32]);
 
@@ -32,24 +31,26 @@ fn genesis() -> Genesis {
     }
 }
 
+/// Node 1's.
+fn token() -> Token {
+    Token::mint(&key(1), genesis().chain_id(), "counter", [7; 32])
+}
+
+fn session() -> SessionId {
+    token().session()
+}
+
 fn sign(by: u8, payload: Payload) -> Transaction {
     Transaction::sign(&key(by), genesis().chain_id(), 0, payload)
 }
 
 fn open() -> Transaction {
-    sign(
-        1,
-        Payload::Open(Open {
-            session: SESSION,
-            service: "counter".into(),
-            opener: node(1),
-        }),
-    )
+    sign(1, Payload::Open(Open::of(&token(), "counter")))
 }
 
 fn hand_over(by: u8, epoch: u64, to: u8) -> Transaction {
     let body = HandOver {
-        session: SESSION,
+        session: session(),
         epoch,
         claim: None,
         destination: node(to),
@@ -94,14 +95,14 @@ fn chain(transactions: &[Transaction]) -> State {
 }
 
 fn record(entries: Vec<Entry>) -> Record {
-    let mut record = Record::new(SESSION);
+    let mut record = Record::new(session());
     entries.into_iter().for_each(|entry| record.apply(entry));
     record
 }
 
 fn opened() -> Entry {
     Entry::Opened {
-        session: SESSION,
+        session: session(),
         service: "counter".into(),
         open: Pending::from(&open()),
     }
@@ -109,7 +110,7 @@ fn opened() -> Entry {
 
 fn creating(epoch: u64) -> Entry {
     Entry::Creating {
-        session: SESSION,
+        session: session(),
         epoch,
         container: "c".into(),
         image: "i".into(),
@@ -118,14 +119,14 @@ fn creating(epoch: u64) -> Entry {
 
 fn starting() -> Entry {
     Entry::Starting {
-        session: SESSION,
+        session: session(),
         container: "c".into(),
     }
 }
 
 fn applied(from: u8, epoch: u64) -> Entry {
     Entry::Applied {
-        session: SESSION,
+        session: session(),
         service: "counter".into(),
         source: node(from),
         epoch,
@@ -141,7 +142,7 @@ fn signed(transaction: &Transaction) -> Entry {
         panic!("not a hand-over")
     };
     Entry::Signed {
-        session: SESSION,
+        session: session(),
         epoch: body.epoch + 1,
         destination: body.destination,
         attempt: ATTEMPT,
@@ -152,7 +153,7 @@ fn signed(transaction: &Transaction) -> Entry {
 
 fn acquired(transaction: &Transaction, epoch: u64) -> Entry {
     Entry::Acquired {
-        session: SESSION,
+        session: session(),
         epoch,
         handover: Pending::from(transaction),
         pending: Vec::new(),
@@ -164,7 +165,7 @@ fn keeper(me: u8, record: &Record) -> (Keeper, Instant) {
     let keeper = Keeper::new(
         node(me),
         genesis().chain_id(),
-        SESSION,
+        session(),
         Timing::default(),
         now,
         record,
@@ -175,7 +176,7 @@ fn keeper(me: u8, record: &Record) -> (Keeper, Instant) {
 fn known<'a>(record: &'a Record, chain: &'a State) -> Known<'a> {
     Known {
         record,
-        sealed: chain.session(&SESSION),
+        sealed: chain.session(&session()),
         members: chain.members(),
     }
 }
@@ -274,7 +275,7 @@ fn ready_is_answered_with_the_same_bytes_and_only_once_with_a_signature() {
         "neither token nor invitation"
     );
     let claim = Claim {
-        session: SESSION,
+        session: session(),
         epoch: 0,
         attempt: ATTEMPT,
         verdict: Verdict {
@@ -354,13 +355,13 @@ fn a_moved_chain_takes_and_gives() {
     let back = sign(
         1,
         Payload::Abort(Abort {
-            session: SESSION,
+            session: session(),
             epoch: 0,
             claim: None,
         }),
     );
     let abort = Moved::Abort(Abort {
-        session: SESSION,
+        session: session(),
         epoch: 0,
         claim: None,
     });
@@ -386,7 +387,7 @@ fn a_moved_chain_takes_and_gives() {
     assert_eq!(at(gave(), &chain(&[open(), evict(2)])), abort);
     let reclaimed = at(gave(), &chain(&[open(), evict(2), back.clone()]));
     let expect = Entry::Reclaimed {
-        session: SESSION,
+        session: session(),
         epoch: 1,
         abort_hash: back.hash(),
     };
@@ -394,7 +395,7 @@ fn a_moved_chain_takes_and_gives() {
     let release = sign(
         1,
         Payload::Release(Release {
-            session: SESSION,
+            session: session(),
             epoch: 0,
             reason: ReleaseReason::Client,
         }),
@@ -527,7 +528,7 @@ fn what_came_back_through_a_lost_machine_is_caught_up_with_by_aborts() {
     ]);
     let (keeper, _) = keeper(1, &mine);
     let abort = |epoch| Abort {
-        session: SESSION,
+        session: session(),
         epoch,
         claim: None,
     };
@@ -670,7 +671,7 @@ fn a_start_stops_what_is_not_its_own_and_clears_what_was_left() {
             running,
             passed,
         };
-        let sealed = record.and_then(|_| chain.session(&SESSION));
+        let sealed = record.and_then(|_| chain.session(&session()));
         assert_eq!(fate(found, record, sealed, node(1)), expect, "{what}");
     }
 }
@@ -701,7 +702,7 @@ fn a_request_goes_to_the_owner_to_the_opener_or_nowhere() {
 #[test]
 fn a_transaction_is_given_up_only_when_the_chain_has_gone_past_it() {
     let sealed = chain(&[open(), hand_over(1, 0, 2)]);
-    let sealed = sealed.session(&SESSION);
+    let sealed = sealed.session(&session());
     let of = |transaction: Transaction| overtaken(&transaction.payload, sealed);
     assert!(of(open()), "opened before");
     assert!(of(hand_over(1, 0, 3)), "another one was first");

@@ -1,6 +1,6 @@
 //! Rule 7 and rule 1 as tables: the journal's word against the chain's.
 
-use blosm_ledger::{Hash, ReleaseReason, SessionId, SessionStatus};
+use blosm_ledger::{Hash, Open, ReleaseReason, SecretKey, SessionId, SessionStatus, Token};
 
 use super::*;
 use crate::session::{Entry, Pending};
@@ -296,4 +296,26 @@ fn an_owner_is_proven_by_the_chain_and_signed_facts_only() {
             "{what}"
         );
     }
+}
+
+#[test]
+fn an_opening_proves_its_own_sender_or_nothing() {
+    let (opener, thief) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+    let chain_id = Hash([5; 32]);
+    let token = Token::mint(&opener, chain_id, "counter", [7; 32]);
+    let open = Open::of(&token, "counter");
+    let by = |key: &SecretKey, open: &Open| {
+        Pending::from(&Transaction::sign(key, chain_id, 0, Payload::Open(open.clone())))
+    };
+    let read = |pending: Pending| facts(token.session(), &[pending], chain_id);
+    let opened = Fact::Opened {
+        opener: opener.public(),
+    };
+    assert_eq!(read(by(&opener, &open)), Some(vec![opened]));
+    assert_eq!(read(by(&thief, &open)), None, "copied");
+    let own = Open {
+        session: SessionId::of(thief.public(), token.hash()),
+        ..open
+    };
+    assert_eq!(read(by(&thief, &own)), Some(Vec::new()), "it is another session");
 }

@@ -202,13 +202,9 @@ impl Node {
     pub(super) fn opening(&self, n: u32) -> (SessionId, Transaction) {
         let mut nonce = [self.place.index; 32];
         nonce[..4].copy_from_slice(&n.to_be_bytes());
-        let session = Token::mint(&self.key(), genesis().chain_id(), "counter", nonce).session();
-        let open = Open {
-            session,
-            service: "counter".to_owned(),
-            opener: self.name(),
-        };
-        (session, self.sign(Payload::Open(open)))
+        let token = Token::mint(&self.key(), genesis().chain_id(), "counter", nonce);
+        let open = Open::of(&token, "counter");
+        (token.session(), self.sign(Payload::Open(open)))
     }
 
     pub(super) fn hand_over(&self, session: SessionId, epoch: u64, to: &Node) -> Transaction {

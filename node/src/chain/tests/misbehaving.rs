@@ -233,6 +233,37 @@ async fn forged_and_repeated_transactions_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_is_of_no_use_to_whoever_sees_it_first() {
+    let nodes = network(1).await;
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    let (session, open) = nodes[1].opening(1);
+    let height = nodes[0].chain.snapshot().height;
+
+    let stolen = Transaction::sign(&bad.key, genesis().chain_id(), height, open.payload.clone());
+    let stolen = stolen.encode();
+    let answer = bad.ask(&nodes[0], &LedgerRequest::Submit(stolen.clone())).await;
+    assert!(
+        matches!(answer, Some(LedgerResponse::Refused { is_final: true, .. })),
+        "{answer:?}"
+    );
+    gossip(&bad, &nodes[0], Topic::Tx, vec![stolen]).await;
+    let rejections = || nodes[0].chain.shared.meter.rejections("mismatch");
+    let misdeeds = || nodes[0].net.counters().misdeeds(Misdeed::Message);
+    until("it is counted, once asked and once gossiped", || async {
+        rejections() >= 2
+    })
+    .await;
+    until("it is held against it", || async { misdeeds() >= 1 }).await;
+
+    assert_eq!(nodes[1].chain.submit(open).await, Ok(height + 1));
+    let sealed = nodes[0].chain.snapshot();
+    let record = sealed.state.session(&session).unwrap();
+    assert_eq!((record.opener, record.owner), (nodes[1].name(), nodes[1].name()));
+    goes_on(&nodes, 2).await;
+    assert_eq!(misdeeds(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_blocks_move_no_head() {
     let nodes = network(1).await;
     let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
