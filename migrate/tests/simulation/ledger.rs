@@ -348,6 +348,7 @@ pub(crate) async fn submit(
     let (hash, bytes) = (transaction.hash(), transaction.encode());
     let end = sim.exec.now() + Duration::from_secs(15);
     let not_yet = sim.exec.now() + Duration::from_secs(3);
+    let mut gossiped = false;
     loop {
         let answer = if daemon.node == 0 {
             Ok(on_submit(sim, daemon, &bytes).await)
@@ -360,7 +361,12 @@ pub(crate) async fn submit(
             Ok(Answer::NotTaken { is_final: true }) => return Err(Some(true)),
             Ok(Answer::NotTaken { is_final: false }) if sim.exec.now() >= not_yet => return Err(Some(false)),
             Ok(Answer::NotTaken { is_final: false }) => refusal = Some(false),
-            _ => {}
+            Ok(_) => {}
+            Err(_) if gossiped => {}
+            Err(_) => {
+                gossiped = true;
+                gossip(sim, daemon, &bytes);
+            }
         }
         if sim.nodes[daemon.node].ledger.borrow().sealed(&hash).is_some() {
             return Ok(());
@@ -369,6 +375,16 @@ pub(crate) async fn submit(
             return Err(refusal);
         }
         sim.sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// What the authority does not answer for is gossiped. The authority gets it by the next try; of the others only the liar
+/// makes anything of it.
+fn gossip(sim: &Rc<Sim>, daemon: &Daemon, bytes: &[u8]) {
+    for other in 0..sim.nodes.len() {
+        if sim.nodes[other].liar && other != daemon.node {
+            sim.tell(daemon.node, other, Ask::Transaction(bytes.to_vec()));
+        }
     }
 }
 

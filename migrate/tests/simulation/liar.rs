@@ -1,5 +1,6 @@
 //! A member that lies. It owns no session and is given none; it says what it likes to everybody, with all that a member
-//! can read on the chain, and sometimes with a token that a car has shown it.
+//! can read on the chain, and sometimes with a token that a car has shown it. What it hears of others' openings is in
+//! `thief.rs`.
 //!
 //! What it does not do here: answer READY with the right root after a proper claim, which makes it the session's owner
 //! (rule 4), and whoever owns a session can lose it.
@@ -12,11 +13,12 @@ use blosm_ledger::{
 };
 use blosm_migrate::session::{Attempt, Pending};
 
-use crate::ledger;
+use crate::gateway::SERVICE;
 use crate::links::{QUICK, SLOW};
 use crate::node::Daemon;
 use crate::wire::{Answer, Ask, Refusal, Relayed};
 use crate::world::Sim;
+use crate::{ledger, thief};
 
 pub(crate) async fn run(sim: Rc<Sim>) {
     if !sim.plan.liar {
@@ -47,13 +49,20 @@ pub(crate) async fn run(sim: Rc<Sim>) {
             5 => liar.claims_what_nobody_showed_it(),
             6 => liar.forges_a_block(),
             _ if shown => liar.wastes_a_cut().await,
-            _ => {}
+            _ => liar.gives_away_what_it_overheard(),
         }
     }
 }
 
 /// What it answers to questions: nothing that helps.
-pub(crate) fn answer(sim: &Sim, ask: &Ask) -> Option<Answer> {
+pub(crate) fn answer(sim: &Rc<Sim>, daemon: &Rc<Daemon>, from: usize, ask: &Ask) -> Option<Answer> {
+    if let Ask::Transaction(bytes) = ask {
+        thief::overhears(sim, daemon, bytes);
+        return None;
+    }
+    if let Some(answer) = thief::answer(sim, from, ask) {
+        return Some(answer);
+    }
     let known = ledger::handovers(&sim.nodes[sim.plan.nodes].ledger.borrow());
     match ask {
         Ask::Relay(_) if !known.is_empty() => {
@@ -231,8 +240,15 @@ impl Liar<'_> {
         let token_hash = Hash(self.sim.bytes());
         Open {
             session: SessionId::of(self.sim.nodes[self.me].me, token_hash),
-            service: crate::gateway::SERVICE.into(),
+            service: SERVICE.into(),
             token_hash,
+        }
+    }
+
+    fn gives_away_what_it_overheard(&self) {
+        let overheard: Vec<SessionId> = self.sim.overheard.borrow().keys().copied().collect();
+        if !overheard.is_empty() {
+            thief::gives_away(self.sim, self.me, overheard[self.sim.pick(overheard.len())]);
         }
     }
 

@@ -25,7 +25,7 @@
 //! | `world.rs`, `plan.rs` | one run: what there is, what happens in it |
 //! | `links.rs`, `disk.rs`, `engine.rs`, `ledger.rs` | what a node stands on |
 //! | `node.rs`, `task.rs`, `task/`, `attempt.rs`, `gateway.rs` | a node |
-//! | `car.rs`, `faults.rs`, `liar.rs` | who makes it hard |
+//! | `car.rs`, `faults.rs`, `liar.rs`, `thief.rs` | who makes it hard |
 //! | `checks.rs` | what must hold |
 //! | `runs.rs` | many seeds, and the trace of the one that fails |
 
@@ -46,6 +46,7 @@ mod node;
 mod plan;
 mod runs;
 mod task;
+mod thief;
 mod watched;
 mod wire;
 mod world;

@@ -296,7 +296,7 @@ pub(crate) async fn answer(sim: &Rc<Sim>, daemon: &Rc<Daemon>, from: usize, ask:
         _ => {}
     }
     if sim.nodes[node].liar {
-        return crate::liar::answer(sim, &ask);
+        return crate::liar::answer(sim, daemon, from, &ask);
     }
     let mut ready = daemon.ready.watch();
     ready.wait_for(|ready| *ready).await;

@@ -13,12 +13,13 @@ use crate::world::Sim;
 const SHOWN: usize = 250;
 
 /// Ways through the rules that only some faults open; a sweep that comes through none of them says nothing of them.
-const RARE_STEPS: [&str; 5] = [
+const RARE_STEPS: [&str; 6] = [
     "rolled back",
     "handed back",
     "reclaimed",
     "taken from a block",
     "taken from an answer",
+    "overheard",
 ];
 
 /// What happened in one run, or in many.

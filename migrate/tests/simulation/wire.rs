@@ -61,6 +61,8 @@ pub(crate) enum Ask {
     Range {
         from: u64,
     },
+    /// A transaction, gossiped.
+    Transaction(Vec<u8>),
     /// A sealed block, pushed or gossiped.
     Block(Rc<SealedBlock>),
 }

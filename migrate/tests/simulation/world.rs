@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use blosm_ledger::{
-    Admit, Chain, Claim, Genesis, Hash, Location, Params, Payload, PublicKey, SealedBlock, SecretKey,
-    SessionId, Transaction, Verdict,
+    Admit, Announce, Chain, Claim, Genesis, Hash, Location, Metadata, Params, Payload, PublicKey,
+    SealedBlock, SecretKey, SessionId, Transaction, Verdict,
 };
 use blosm_migrate::session::Attempt;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -18,6 +18,7 @@ use crate::checks::Checks;
 use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::exec::{Exec, Life};
+use crate::gateway::SERVICE;
 use crate::ledger::Ledger;
 use crate::links::Links;
 use crate::node::Daemon;
@@ -105,6 +106,8 @@ pub(crate) struct Sim {
     pub(crate) nodes: Vec<Node>,
     pub(crate) links: RefCell<Links>,
     pub(crate) checks: RefCell<Checks>,
+    /// Openings of others that the liar has heard of, in its own name.
+    pub(crate) overheard: RefCell<BTreeMap<SessionId, Transaction>>,
     triggers: RefCell<Vec<Trigger>>,
     steps: RefCell<BTreeMap<&'static str, u32>>,
     /// Whether faults still strike.
@@ -145,6 +148,7 @@ impl Sim {
             nodes,
             links: RefCell::new(Links::new(count)),
             checks: RefCell::default(),
+            overheard: RefCell::default(),
             triggers: RefCell::new(plan.triggers.clone()),
             plan,
             steps: RefCell::default(),
@@ -226,6 +230,31 @@ impl Sim {
         let node = &self.nodes[node];
         let head = node.ledger.borrow().height();
         Transaction::sign(&node.key, self.genesis_id, head, payload)
+    }
+
+    /// What a node says of a session's container to `to`.
+    pub(crate) fn announcement(&self, node: usize, session: SessionId, epoch: u64, to: usize) -> Transaction {
+        let announce = Announce {
+            session,
+            epoch,
+            metadata: Metadata {
+                source: self.nodes[node].me,
+                addresses: Vec::new(),
+                container_id: "c".into(),
+                service: SERVICE.into(),
+                declaration_hash: Hash::ZERO,
+                total_size: 1,
+                writable_size: 1,
+                memory: 1,
+                cpu_usage: 1,
+                gpu_usage: 0,
+                gpu_memory: 0,
+                architecture: "amd64".into(),
+                config_digest: [0; 32],
+            },
+            invited: vec![self.nodes[to].me],
+        };
+        self.sign(node, Payload::Announce(announce))
     }
 
     /// The claim of a node that takes the session with all that it needs.

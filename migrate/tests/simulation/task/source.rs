@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use blosm_ledger::{Announce, Hash, Metadata, Payload, SessionId};
+use blosm_ledger::{Hash, Payload, SessionId};
 use blosm_migrate::session::{Attempt, Effect, Input, No, Ready, Refused, Signing};
 
 use super::{Cut, Task};
-use crate::gateway::{Route, SERVICE};
+use crate::gateway::Route;
 use crate::ledger;
 use crate::links::QUICK;
 use crate::node::Grant;
@@ -36,28 +36,7 @@ impl Task {
         }
         // Measuring takes the engine its time.
         self.sim.sleep(self.sim.between(2_000, 60_000)).await;
-        let me = self.sim.nodes[self.node].me;
-        let announce = Announce {
-            session: self.id,
-            epoch,
-            metadata: Metadata {
-                source: me,
-                addresses: Vec::new(),
-                container_id: "c".into(),
-                service: SERVICE.into(),
-                declaration_hash: Hash::ZERO,
-                total_size: 1,
-                writable_size: 1,
-                memory: 1,
-                cpu_usage: 1,
-                gpu_usage: 0,
-                gpu_memory: 0,
-                architecture: "amd64".into(),
-                config_digest: [0; 32],
-            },
-            invited: vec![self.sim.nodes[from].me],
-        };
-        let announce = self.sim.sign(self.node, Payload::Announce(announce));
+        let announce = self.sim.announcement(self.node, self.id, epoch, from);
         let bytes = announce.encode();
         ledger::announce(&self.sim, &self.daemon, announce);
         self.keeper.welcome(self.sim.nodes[from].me);
