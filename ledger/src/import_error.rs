@@ -228,6 +228,38 @@ impl ImportError {
         }
     }
 
+    /// Whether a quorum of the authorities sealed the block's header all the same: what is wrong with it was found behind
+    /// that check.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        match self {
+            ImportError::Orphan { .. }
+            | ImportError::Stale { .. }
+            | ImportError::Equivocation { .. }
+            | ImportError::Parent { .. }
+            | ImportError::Timestamp { .. }
+            | ImportError::Nonce { .. }
+            | ImportError::ConfirmedHeight(_)
+            | ImportError::Body
+            | ImportError::TransactionSize(_)
+            | ImportError::Transaction { .. }
+            | ImportError::Duplicate(_)
+            | ImportError::Refused { .. }
+            | ImportError::MembersRoot
+            | ImportError::SessionsRoot => true,
+            ImportError::Decode(_)
+            | ImportError::UnknownVersion(_)
+            | ImportError::OtherNetwork(_)
+            | ImportError::TooLarge { .. }
+            | ImportError::TooMany { .. }
+            | ImportError::AuthoritySet
+            | ImportError::Proposer(_)
+            | ImportError::Certificate(_)
+            | ImportError::Store(_)
+            | ImportError::Stopped => false,
+        }
+    }
+
     /// What a newer version of this program would read in the block, if that is what is wrong.
     #[must_use]
     pub fn newer(&self) -> Option<Newer> {

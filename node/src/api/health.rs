@@ -42,5 +42,7 @@ pub(super) fn warnings(chain: &ChainHandle) -> Vec<String> {
         )),
         None => None,
     };
-    needs.into_iter().chain(clock).chain(evidence).collect()
+    let unopened = chain.unopened().map(|why| why.to_string());
+    let warnings = [needs, clock, evidence, unopened];
+    warnings.into_iter().flatten().collect()
 }

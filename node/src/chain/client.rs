@@ -31,6 +31,8 @@ pub(super) struct ImportAnswer {
     pub(super) ahead: Option<u64>,
     /// Whether this node now holds it.
     pub(super) held: bool,
+    /// Its height, if the authority has sealed it, whatever else is wrong with it.
+    pub(super) sealed: Option<u64>,
 }
 
 /// A call to the ledger thread.

@@ -15,6 +15,7 @@ use super::ack::Signer;
 use super::client::{Call, LedgerClient};
 use super::clock::{Clock, ClockView, Skew};
 use super::meter::LedgerMeter;
+use super::opening::Unopened;
 use super::probe::{self, ProbeError, ProbeReport, Probes};
 use super::submit::{SubmitError, submit};
 use super::sync::Syncer;
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     pub(super) skew: Skew,
     pub(super) meter: LedgerMeter,
     pub(super) probes: Probes,
+    /// Why this authority has not begun to seal.
+    pub(super) unopened: Mutex<Option<Unopened>>,
 }
 
 impl Shared {
@@ -74,6 +77,11 @@ impl Shared {
     /// What this node holds, signed.
     pub(super) fn own_ack(&self) -> Ack {
         self.signer.sign(|| self.snapshot())
+    }
+
+    /// Why this authority has not begun to seal, from now on.
+    pub(super) fn set_unopened(&self, why: Option<Unopened>) {
+        *self.unopened.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// The accounts of those who acknowledge. For single steps only.
@@ -309,6 +317,13 @@ impl ChainHandle {
     /// What the store holds and does. It stands in line with what the ledger has to do; none when the ledger has stopped.
     pub async fn store(&self) -> Option<StoreFigures> {
         self.shared.ledger.store().await
+    }
+
+    /// Why this authority has not begun to seal since its start; none when it has, and on other nodes.
+    #[must_use]
+    pub fn unopened(&self) -> Option<Unopened> {
+        let unopened = self.shared.unopened.lock();
+        unopened.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of this node's clock.

@@ -17,8 +17,8 @@
 //! What holds:
 //! - The ledger runs on a thread of its own; no tokio worker ever waits for the disk.
 //! - A block is imported, with its log synced, before it is published, pushed or answered.
-//! - After a start the authority seals nothing until it has heard from half of the other members, and holds the highest
-//!   head among them; see [`ChainOptions::alone`].
+//! - After a start the authority seals nothing until half of the other members have told a head of its own chain, and it
+//!   holds the highest sealed block that one of them has shown; see [`ChainOptions::alone`].
 //! - Gossip is a hint: what it loses is pulled from a peer that is ahead.
 
 mod ack;
@@ -47,6 +47,7 @@ pub use clock::{Clock, ClockFault, ClockView};
 pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
 pub use meter::LedgerMeter;
 pub(crate) use neighbours::FULL_MESH;
+pub use opening::Unopened;
 pub use probe::{Arrival, PROBE_BYTES, ProbeError, ProbeReport};
 pub use submit::SubmitError;
 pub use task::{ChainOptions, ChainTask};

@@ -1,67 +1,111 @@
 //! The authority's start: it seals nothing before it knows that no member holds more than itself.
+//!
+//! A head is a claim. It counts if it is a block of the chain here, or when its block is shown with a seal: then the
+//! blocks up to it have to be here first. Whoever claims another head and shows nothing counts like one that is silent,
+//! so that no single member decides whether the network goes on.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blosm_ledger::{Hash, MAX_BLOCK_BYTES, Refusal};
-use blosm_net::{PeerId, Topic};
+use blosm_ledger::{Hash, MAX_BLOCK_BYTES, PublicKey, Refusal};
+use blosm_net::{PeerId, Topic, key_of_peer};
+use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::client::Call;
 use super::handle::{BlockId, Shared};
-use super::sync::{HEAD_WAIT, heads, others};
-use super::wire::WireHead;
+use super::sync::{HEAD_WAIT, RANGE_WAIT, heads, others};
+use super::wire::{LedgerRequest, LedgerResponse, WireHead};
 
 /// The pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The operator is told this often why nothing is sealed, in rounds.
-const WARN_EVERY: u32 = 20;
+/// From the start to the first word to the operator about why nothing is sealed: most starts take less.
+const WARN_AFTER: Duration = Duration::from_secs(1);
+/// The operator is told again this often.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+/// How often a block is asked for that a member claims: its link may be slow.
+const TRIES: u32 = 3;
+/// For so long a claim without proof is not looked at again.
+const VOID: Duration = Duration::from_secs(30);
+
+/// Why an authority has not begun to seal since its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unopened {
+    /// So many of the other members have yet to tell a head of its chain.
+    Few {
+        /// How many.
+        missing: usize,
+    },
+    /// A member has shown a sealed block that is not here.
+    Behind {
+        /// The member's label.
+        member: String,
+        /// The block's height.
+        height: u64,
+    },
+}
+
+impl fmt::Display for Unopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this authority does not seal yet: ")?;
+        match self {
+            Unopened::Few { missing } => write!(
+                f,
+                "{missing} more of the other members have to tell their head; start it with --alone if they are gone for good"
+            ),
+            Unopened::Behind { member, height } => write!(
+                f,
+                "{member} holds the sealed block {height}, and not all blocks up to it could be had yet"
+            ),
+        }
+    }
+}
 
 /// Opens the seal as soon as it is safe, and publishes the head again: it may have been sealed right before the end.
 pub(super) async fn run(shared: Arc<Shared>, alone: bool) {
-    if shared.snapshot().halted {
-        tracing::error!("{}", Refusal::Halted);
-        return;
-    }
-    let mut round = 0;
+    let mut void = Void::default();
+    let mut warn_at = Instant::now() + WARN_AFTER;
     loop {
         let members = others(&shared);
-        if alone || members.is_empty() {
-            break;
+        let words = if alone || members.is_empty() {
+            Vec::new()
+        } else {
+            let connected = members.iter().filter(|peer| shared.net.is_connected(peer));
+            listen(&shared, connected.copied().collect(), &mut void).await
+        };
+        // Also what a member has just shown may be evidence.
+        if shared.snapshot().halted {
+            shared.set_unopened(None);
+            tracing::error!("{}", Refusal::Halted);
+            return;
         }
-        let connected: Vec<PeerId> = members
-            .iter()
-            .copied()
-            .filter(|peer| shared.net.is_connected(peer))
-            .collect();
-        let heads = heads(&shared, &connected, HEAD_WAIT).await;
-        match judge(shared.snapshot().height, members.len(), &heads) {
+        let why = match judge(members.len(), &words) {
+            _ if alone => break,
+            Judgement::Enough => break,
             Judgement::Behind { peer, height } => {
                 if shared.syncer.reach(&shared, peer, height).await {
                     tracing::info!(height, "caught up with the members before sealing");
                     continue;
                 }
+                let member = name(&shared, &peer);
+                Unopened::Behind { member, height }
             }
-            Judgement::Enough => match conflict(&shared, &heads).await {
-                None => break,
-                Some(peer) if round % WARN_EVERY == 0 => {
-                    tracing::error!(%peer, "a member holds another chain than this authority; nothing is sealed");
-                }
-                Some(_) => {}
-            },
-            Judgement::Few { missing } if round % WARN_EVERY == 1 => {
-                tracing::warn!(
-                    missing,
-                    "the authority seals when half of the other members have told their head; start it with --alone if they are gone for good"
-                );
-            }
-            Judgement::Few { .. } => {}
+            Judgement::Few { missing } => Unopened::Few { missing },
+        };
+        if Instant::now() >= warn_at {
+            warn_at = Instant::now() + WARN_EVERY;
+            tracing::warn!("{why}");
+            complain(&shared, &words);
         }
-        round += 1;
+        shared.set_unopened(Some(why));
         let mut peers = shared.net.watch_peers();
         // Either is a reason to ask again.
         let _ = tokio::time::timeout(PAUSE, peers.changed()).await;
     }
     shared.ledger.tell(Call::Open).await;
+    shared.set_unopened(None);
     let height = shared.snapshot().height;
     tracing::info!(height, "this authority seals");
     if let Some(head) = shared.ledger.block(BlockId::Height(height)).await {
@@ -73,45 +117,141 @@ pub(super) async fn run(shared: Arc<Shared>, alone: bool) {
     }
 }
 
+/// What a member's head is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// It is a block of the chain here.
+    Same,
+    /// It is above the head here, and the authority has sealed it.
+    Sealed { height: u64 },
+    /// Nothing shows that the authority has sealed it, or it is no news.
+    Void,
+}
+
+/// Claims that were looked at and are worth nothing, and when that was.
+#[derive(Debug, Default)]
+struct Void(BTreeMap<(PeerId, u64, Hash), Instant>);
+
+impl Void {
+    fn knows(&mut self, peer: PeerId, head: &WireHead) -> bool {
+        self.0.retain(|_, since| since.elapsed() < VOID);
+        self.0.contains_key(&(peer, head.height, head.hash))
+    }
+
+    fn note(&mut self, peer: PeerId, head: &WireHead) {
+        self.0.insert((peer, head.height, head.hash), Instant::now());
+    }
+}
+
+/// Asks these members for their heads, and those whose head is another for its block.
+async fn listen(shared: &Shared, connected: Vec<PeerId>, void: &mut Void) -> Vec<(PeerId, Word)> {
+    let (mut words, mut claims) = (Vec::new(), Vec::new());
+    for (peer, head) in heads(shared, &connected, HEAD_WAIT).await {
+        if is_ours(shared, &head).await {
+            words.push((peer, Word::Same));
+        } else if void.knows(peer, &head) {
+            words.push((peer, Word::Void));
+        } else {
+            claims.push((peer, head));
+        }
+    }
+    let proofs = claims
+        .into_iter()
+        .map(|(peer, head)| async move { (peer, head, prove(shared, peer, &head).await) });
+    for (peer, head, word) in join_all(proofs).await {
+        // Whoever has gone meanwhile has said nothing, and is asked again when it is back.
+        let Some(word) = word else { continue };
+        if word == Word::Void {
+            tracing::debug!(%peer, height = head.height, "a head that nothing shows to be sealed");
+            void.note(peer, &head);
+        }
+        words.push((peer, word));
+    }
+    words
+}
+
+/// Whether a head is a block of the chain here.
+async fn is_ours(shared: &Shared, head: &WireHead) -> bool {
+    // A node without a block has the network's id as its hash, which its protocols carry already.
+    head.height == 0
+        || shared
+            .ledger
+            .block(BlockId::Height(head.height))
+            .await
+            .is_some_and(|block| block.hash() == head.hash)
+}
+
+/// Has a member show the block that it claims as its head; none when it has gone meanwhile. A sealed block that
+/// contradicts the one here is evidence, which the import keeps.
+async fn prove(shared: &Shared, peer: PeerId, head: &WireHead) -> Option<Word> {
+    let ours = shared.snapshot().height;
+    let request = LedgerRequest::Range {
+        from: head.height,
+        max: 1,
+    };
+    for _ in 0..TRIES {
+        match shared.ask(peer, &request, RANGE_WAIT).await {
+            Some(LedgerResponse::Blocks(blocks)) => {
+                let block = blocks.into_iter().next();
+                let imported = match block {
+                    Some(block) => shared.ledger.import(block).await,
+                    None => None,
+                };
+                // An old block shows nothing of a new one, and a later version's nothing that can be read.
+                let shown = imported.and_then(|imported| imported.sealed) == Some(head.height);
+                return Some(if shown && head.height > ours {
+                    Word::Sealed { height: head.height }
+                } else {
+                    Word::Void
+                });
+            }
+            _ if !shared.net.is_connected(&peer) => return None,
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    }
+    Some(Word::Void)
+}
+
 /// What the heads of the members mean.
 #[derive(Debug, PartialEq, Eq)]
 enum Judgement {
     /// This member holds more.
     Behind { peer: PeerId, height: u64 },
-    /// At least half of the others have answered, and none of them holds more.
+    /// At least half of the others have told a head of the chain here, and none of them has shown more.
     Enough,
     /// So many answers are missing to the half.
     Few { missing: usize },
 }
 
-fn judge(height: u64, others: usize, heads: &[(PeerId, WireHead)]) -> Judgement {
-    if let Some((peer, head)) = heads.iter().max_by_key(|(_, head)| head.height)
-        && head.height > height
-    {
-        return Judgement::Behind {
-            peer: *peer,
-            height: head.height,
-        };
+fn judge(others: usize, words: &[(PeerId, Word)]) -> Judgement {
+    let sealed = words.iter().filter_map(|(peer, word)| match word {
+        Word::Sealed { height } => Some((*height, *peer)),
+        Word::Same | Word::Void => None,
+    });
+    if let Some((height, peer)) = sealed.max() {
+        return Judgement::Behind { peer, height };
     }
-    match others.div_ceil(2).saturating_sub(heads.len()) {
+    let same = words.iter().filter(|(_, word)| *word == Word::Same).count();
+    match others.div_ceil(2).saturating_sub(same) {
         0 => Judgement::Enough,
         missing => Judgement::Few { missing },
     }
 }
 
-/// A member whose head is not on this chain.
-async fn conflict(shared: &Shared, heads: &[(PeerId, WireHead)]) -> Option<PeerId> {
-    for (peer, head) in heads {
-        // A node without a block has the network's id as its hash, which its protocols carry already.
-        if head.height > 0 && hash_at(shared, head.height).await != Some(head.hash) {
-            return Some(*peer);
-        }
+/// Names those whose claim counts for nothing.
+fn complain(shared: &Shared, words: &[(PeerId, Word)]) {
+    for (peer, _) in words.iter().filter(|(_, word)| *word == Word::Void) {
+        let member = name(shared, peer);
+        tracing::warn!(%peer, member, "this member tells of a head and does not show that it is sealed; it is not counted");
     }
-    None
 }
 
-async fn hash_at(shared: &Shared, height: u64) -> Option<Hash> {
-    Some(shared.ledger.block(BlockId::Height(height)).await?.hash())
+/// What people call a member.
+fn name(shared: &Shared, peer: &PeerId) -> String {
+    let view = shared.snapshot();
+    key_of_peer(peer)
+        .and_then(|key| view.state.members().get(&PublicKey(key)))
+        .map_or_else(|| peer.to_string(), |member| member.label.clone())
 }
 
 #[cfg(test)]
@@ -119,30 +259,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_others_must_answer_and_none_may_hold_more() {
-        let heads = |heights: &[u64]| -> Vec<(PeerId, WireHead)> {
-            let head = |height: &u64| WireHead {
-                height: *height,
-                hash: Hash::ZERO,
-                confirmed_height: 0,
-            };
-            heights
-                .iter()
-                .map(|height| (PeerId::random(), head(height)))
-                .collect()
+    fn half_of_the_others_must_be_on_this_chain_and_none_may_show_more() {
+        use Word::{Same, Void};
+        let sealed = |height| Word::Sealed { height };
+        let few = |missing| Judgement::Few { missing };
+        let table: [(&str, usize, &[Word], Judgement); 9] = [
+            ("nobody has answered", 4, &[], few(2)),
+            ("one of two", 4, &[Same], few(1)),
+            ("two of two", 4, &[Same, Same], Judgement::Enough),
+            ("half of three is two", 3, &[Same], few(1)),
+            ("one is all", 1, &[Same], Judgement::Enough),
+            (
+                "a claim without proof is no answer",
+                4,
+                &[Same, Void, Void],
+                few(1),
+            ),
+            (
+                "and keeps nobody from sealing",
+                4,
+                &[Void, Same, Same],
+                Judgement::Enough,
+            ),
+            ("alone with a liar", 1, &[Void], few(1)),
+            ("there are no others", 0, &[], Judgement::Enough),
+        ];
+        let named = |words: &[Word]| -> Vec<(PeerId, Word)> {
+            words.iter().map(|word| (PeerId::random(), *word)).collect()
         };
-        assert_eq!(judge(5, 4, &heads(&[])), Judgement::Few { missing: 2 });
-        assert_eq!(judge(5, 4, &heads(&[5])), Judgement::Few { missing: 1 });
-        assert_eq!(judge(5, 4, &heads(&[5, 0])), Judgement::Enough);
-        assert_eq!(judge(5, 3, &heads(&[5])), Judgement::Few { missing: 1 });
-        assert_eq!(judge(5, 1, &heads(&[4])), Judgement::Enough);
-        let ahead = heads(&[5, 7, 6]);
+        for (desc, others, words, expected) in table {
+            assert_eq!(judge(others, &named(words)), expected, "{desc}");
+        }
+        let ahead = named(&[Same, sealed(6), sealed(7), Void, Same]);
         assert_eq!(
-            judge(5, 40, &ahead),
+            judge(4, &ahead),
             Judgement::Behind {
-                peer: ahead[1].0,
+                peer: ahead[2].0,
                 height: 7
-            }
+            },
+            "who has shown more is waited for, whoever else has answered"
         );
+    }
+
+    #[test]
+    fn the_operator_reads_what_is_missing() {
+        let few = Unopened::Few { missing: 2 }.to_string();
+        assert!(few.contains("2 more") && few.contains("--alone"), "{few}");
+        let behind = Unopened::Behind {
+            member: "host2".to_owned(),
+            height: 7,
+        };
+        assert!(behind.to_string().contains("host2 holds the sealed block 7"));
     }
 }

@@ -68,6 +68,7 @@ pub(super) async fn judge(shared: &Shared, source: &PeerId, data: &[u8]) -> Opti
                 verdict: GossipVerdict::Reject,
                 ahead: None,
                 held: false,
+                sealed: None,
             })
         }
     }

@@ -17,7 +17,7 @@ use super::wire::{LedgerRequest, LedgerResponse, MAX_RANGE_BLOCKS, WireHead};
 /// How long a peer may take to name its head.
 pub(super) const HEAD_WAIT: Duration = Duration::from_secs(2);
 /// How long a peer may take to send a range; the protocol's own limit.
-const RANGE_WAIT: Duration = Duration::from_secs(10);
+pub(super) const RANGE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a peer that did not have the blocks of which it spoke is not asked again.
 const DISTRUST: Duration = Duration::from_secs(2);

@@ -116,6 +116,7 @@ impl ChainTask {
             skew: Skew::default(),
             meter,
             probes: Probes::default(),
+            unopened: Mutex::default(),
         });
         let ack_now = Arc::new(Notify::new());
         let mut workers = JoinSet::new();

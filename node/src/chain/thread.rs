@@ -252,8 +252,9 @@ impl LedgerThread {
 
     fn on_import(&mut self, bytes: &[u8]) -> Result<ImportAnswer, End> {
         let begin = Instant::now();
-        let mut kinds = Vec::new();
+        let (mut kinds, mut height) = (Vec::new(), None);
         let outcome = self.ledger.decode(bytes).and_then(|block| {
+            height = Some(block.height());
             kinds.extend(block.block.transactions.iter().map(|tx| tx.payload.kind()));
             self.ledger.import(block)
         });
@@ -269,6 +270,7 @@ impl LedgerThread {
                     verdict: GossipVerdict::Accept,
                     ahead: None,
                     held: true,
+                    sealed: height,
                 });
             }
             Ok(Imported::Known) => {
@@ -276,6 +278,7 @@ impl LedgerThread {
                     verdict: GossipVerdict::Accept,
                     ahead: None,
                     held: true,
+                    sealed: height,
                 });
             }
             Err(error) => error,
@@ -306,6 +309,7 @@ impl LedgerThread {
             verdict: error.verdict(),
             ahead,
             held: false,
+            sealed: height.filter(|_| error.is_sealed()),
         })
     }
 

@@ -3,6 +3,7 @@
 //! are, and honest traffic goes on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use blosm_net::{
 };
 
 use super::harness::{LIMIT, Node, Place, copy, genesis, key, network, until};
-use crate::chain::BlockId;
+use super::submit_patiently;
 use crate::chain::client::SubmitAnswer;
 use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
+use crate::chain::{BlockId, Unopened};
 
 /// Answers what it is asked by a script.
 type Script = Arc<dyn Fn(&LedgerRequest) -> Option<LedgerResponse> + Send + Sync>;
@@ -26,6 +28,8 @@ struct Bad {
     key: SecretKey,
     net: NetHandle,
     asked: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    /// While it stands, what the script does not answer is left open, where else it is refused.
+    mute: Arc<AtomicBool>,
 }
 
 impl Bad {
@@ -77,8 +81,10 @@ impl Bad {
         };
         let (net, mut events) = Network::spawn(config).await.unwrap();
         let asked: Arc<Mutex<BTreeMap<&'static str, usize>>> = Arc::default();
-        let (listener, counts) = (net.clone(), asked.clone());
+        let mute = Arc::new(AtomicBool::new(false));
+        let (listener, counts, muted) = (net.clone(), asked.clone(), mute.clone());
         tokio::spawn(async move {
+            let mut open = Vec::new();
             while let Some(event) = events.recv().await {
                 match event {
                     NetEvent::Gossip { id, .. } => listener.verdict(id, Verdict::Accept),
@@ -96,15 +102,22 @@ impl Bad {
                             .unwrap_or_else(PoisonError::into_inner)
                             .entry(name(&request))
                             .or_default() += 1;
-                        if let Some(answer) = script(&request) {
-                            reply.send(answer.encode());
+                        match script(&request) {
+                            Some(answer) => reply.send(answer.encode()),
+                            None if muted.load(Ordering::Relaxed) => open.push(reply),
+                            None => {}
                         }
                     }
                     _ => {}
                 }
             }
         });
-        Bad { key, net, asked }
+        Bad {
+            key,
+            net,
+            asked,
+            mute,
+        }
     }
 
     async fn ask(&self, of: &Node, request: &LedgerRequest) -> Option<LedgerResponse> {
@@ -441,6 +454,168 @@ async fn a_node_that_is_behind_finds_the_truth_among_liars() {
     assert_eq!(late.chain.snapshot().hash, a.chain.snapshot().hash);
     goes_on(&nodes, 9).await;
     late.reaches(height + 1).await;
+}
+
+/// The head that it tells, and what it shows for it.
+type Claim = (WireHead, Option<Vec<Vec<u8>>>);
+
+/// A script that tells and shows what stands there.
+fn claims(claim: &Arc<Mutex<Option<Claim>>>) -> Script {
+    let claim = claim.clone();
+    Arc::new(move |request| {
+        let claim = claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let (head, shown) = claim.as_ref()?;
+        match request {
+            LedgerRequest::Head => Some(LedgerResponse::Head(*head)),
+            LedgerRequest::Range { .. } => shown.clone().map(LedgerResponse::Blocks),
+            _ => None,
+        }
+    })
+}
+
+fn head(height: u64, hash: Hash) -> WireHead {
+    WireHead {
+        height,
+        hash,
+        confirmed_height: 0,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_lying_member_keeps_no_restarted_authority_from_sealing() {
+    let nodes = network(2).await;
+    let claim: Arc<Mutex<Option<Claim>>> = Arc::default();
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1], &nodes[2]], claims(&claim)).await;
+    let [mut a, mut b, c] = <[Node; 3]>::try_from(nodes).ok().unwrap();
+    let far = |last: &SealedBlock| {
+        let mut block = last.clone();
+        block.block.header.height = 1_000;
+        block
+    };
+    let nowhere = head(1_000, Hash([3; 32]));
+    type Lie<'a> = Box<dyn Fn(&SealedBlock) -> Claim + 'a>;
+    let lies: Vec<(&str, Lie)> = vec![
+        ("nothing to show", Box::new(|_| (nowhere, Some(vec![])))),
+        (
+            "a seal of its own",
+            Box::new(|last| {
+                let mut block = far(last);
+                block.certificate =
+                    Certificate::of_one(&key(9), genesis().chain_id(), block.height(), block.hash());
+                (head(1_000, block.hash()), Some(vec![block.encode()]))
+            }),
+        ),
+        (
+            "an old block",
+            Box::new(|last| (nowhere, Some(vec![last.encode()]))),
+        ),
+        (
+            "the own height and another hash",
+            Box::new(|last| (head(last.height(), Hash([3; 32])), Some(vec![last.encode()]))),
+        ),
+        (
+            "a later version",
+            Box::new(|last| {
+                let mut bytes = far(last).encode();
+                bytes[0] = 2;
+                (nowhere, Some(vec![bytes]))
+            }),
+        ),
+        ("silence", Box::new(|_| (nowhere, None))),
+    ];
+    let tell = |told: Claim| *claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    for (n, (what, lie)) in (10..).zip(lies) {
+        let height = c.chain.snapshot().height;
+        let last = c.chain.block(BlockId::Height(height)).await.unwrap();
+        let told = lie(&last);
+        bad.mute.store(told.1.is_none(), Ordering::Relaxed);
+        tell(told);
+        let before = bad.asked("range");
+        // Of the others the liar and one more are there: not half.
+        let resting = b.stop().await;
+        a = a.stop().await.start(&[]).await;
+        until(what, || async { bad.asked("range") > before }).await;
+        until(what, || async {
+            a.chain.unopened() == Some(Unopened::Few { missing: 1 })
+        })
+        .await;
+        assert_eq!(a.chain.snapshot().height, height, "{what}");
+        b = resting.start(&[&a]).await;
+        assert_eq!(
+            submit_patiently(&a, c.opening(n).1).await,
+            height + 1,
+            "{what}: with half of the others it goes on, whatever the liar says"
+        );
+        assert_eq!(a.chain.unopened(), None);
+        c.reaches(height + 1).await;
+    }
+    // What is shown with a seal is no lie, and if it contradicts the chain here, evidence.
+    let last = c.chain.snapshot().height;
+    let mut second = c.chain.block(BlockId::Height(last)).await.unwrap();
+    second.block.header.timestamp_ms += 1;
+    second.certificate = Certificate::of_one(&key(0), genesis().chain_id(), last, second.hash());
+    tell((head(last, second.hash()), Some(vec![second.encode()])));
+    let resting = b.stop().await;
+    a = a.stop().await.start(&[]).await;
+    a.sees(|view| view.halted).await;
+    until("it seals nothing, and says why elsewhere", || async {
+        a.chain.unopened().is_none()
+    })
+    .await;
+    let open = c.opening(99).1.encode();
+    let answer = a.chain.shared.ledger.submit(open).await;
+    assert_eq!(answer, Some(SubmitAnswer::NotSealing));
+    drop(resting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_waits_for_the_one_member_that_holds_its_tail() {
+    let mut nodes = network(2).await;
+    let c = nodes.pop().unwrap().stop().await;
+    let b = nodes.pop().unwrap();
+    let a = nodes.pop().unwrap().stop().await;
+    let old = tempfile::tempdir().unwrap();
+    copy(&a.ledger(), old.path());
+    let a = a.start(&[&b]).await;
+    let mut height = 0;
+    for n in 0..3 {
+        height = submit_patiently(&a, b.opening(n).1).await;
+    }
+    let mut tail = Vec::new();
+    for at in 1..=height {
+        tail.push(a.chain.block(BlockId::Height(at)).await.unwrap());
+    }
+    let a = a.stop().await;
+    b.stop().await;
+    std::fs::remove_dir_all(a.ledger()).unwrap();
+    copy(old.path(), &a.ledger());
+
+    let a = a.start(&[]).await;
+    let serves = Arc::new(AtomicBool::new(false));
+    let (served, truth) = (serves.clone(), tail.clone());
+    let script: Script = Arc::new(move |request| match request {
+        LedgerRequest::Head => Some(LedgerResponse::Head(head(height, truth.last()?.hash()))),
+        LedgerRequest::Range { from, max } if served.load(Ordering::Relaxed) => {
+            let blocks = truth.iter().skip(*from as usize - 1).take((*max).into());
+            Some(LedgerResponse::Blocks(blocks.map(SealedBlock::encode).collect()))
+        }
+        _ => None,
+    });
+    // Its link is slow: the first answer does not come in time.
+    let slow = Bad::stranger(1, &[&a], script).await;
+    slow.mute.store(true, Ordering::Relaxed);
+    until("it is asked", || async { slow.asked("range") > 0 }).await;
+    // The other one is half of the others, and knows of no tail.
+    let c = c.start(&[&a]).await;
+    a.connected(&c).await;
+    until("it has told its head", || async {
+        c.chain.ping(a.name()).await.is_some()
+    })
+    .await;
+    assert!(a.chain.snapshot().height < height);
+    serves.store(true, Ordering::Relaxed);
+    assert_eq!(submit_patiently(&a, c.opening(9).1).await, height + 1);
+    c.sees(|view| view.state.session_count() == 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

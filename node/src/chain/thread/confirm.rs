@@ -70,6 +70,7 @@ impl LedgerThread {
             verdict: GossipVerdict::Ignore,
             ahead: None,
             held: false,
+            sealed: None,
         };
         let overtaken = self
             .newest_status
@@ -100,6 +101,7 @@ impl LedgerThread {
             verdict: GossipVerdict::Accept,
             ahead,
             held: false,
+            sealed: None,
         }
     }
 
