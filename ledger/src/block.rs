@@ -4,7 +4,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
-use crate::genesis::{MAX_BLOCK_BYTES, MAX_BLOCK_TXS, MAX_TX_BYTES};
+use crate::genesis::{Genesis, MAX_BLOCK_BYTES, MAX_BLOCK_TXS, MAX_TX_BYTES, quorum};
 use crate::hash::{Hash, canonical, read};
 use crate::key::PublicKey;
 use crate::merkle;
@@ -137,6 +137,33 @@ impl SealedBlock {
     }
 }
 
+/// The header of a block whose body only a later version reads, if the authorities sealed it. Where the unknown ends
+/// nobody here can tell, so the certificate is read from the end. Says nothing of the body.
+pub(crate) fn read_sealed_header(bytes: &[u8], newest: u16, genesis: &Genesis) -> Option<Header> {
+    if bytes.len() > MAX_BLOCK_BYTES {
+        return None;
+    }
+    let rest = &mut { bytes };
+    let header = read_header(rest, newest).ok()?;
+    let (chain_id, authorities) = (genesis.chain_id(), &genesis.authorities);
+    if header.chain_id != chain_id {
+        return None;
+    }
+    let (all, hash) = (authorities.len(), header.hash());
+    (quorum(all)..=all)
+        .filter_map(|signatures| {
+            let start = rest.len().checked_sub(Certificate::bytes(signatures))?;
+            let tail = &mut &rest[start..];
+            let certificate = Certificate::read(tail).ok()?;
+            tail.is_empty().then_some(certificate)
+        })
+        .any(|certificate| {
+            let verified = certificate.verify(authorities, chain_id, header.height, hash);
+            verified.is_ok()
+        })
+        .then_some(header)
+}
+
 /// Decodes a header, telling a later version apart from wrong bytes.
 fn read_header(rest: &mut &[u8], newest: u16) -> Result<Header, DecodeError> {
     let version = read::<u16>(&mut { *rest })?;
@@ -175,6 +202,9 @@ pub(crate) fn read_transactions(rest: &mut &[u8]) -> Result<Vec<Transaction>, De
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::vote_bytes;
+    use crate::genesis::Params;
+    use crate::key::SecretKey;
 
     #[test]
     fn limits_come_before_decoding() {
@@ -190,6 +220,67 @@ mod tests {
         ));
         let mut lie = &4096u32.to_le_bytes()[..];
         assert_eq!(read_transactions(&mut lie), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn a_seal_is_found_behind_a_body_that_nobody_here_reads() {
+        for (count, signers) in [(1, 0..1), (4, 0..3), (4, 0..4), (4, 1..4)] {
+            let mut keys: Vec<_> = (1..=count)
+                .map(|i| SecretKey::from_seed(&[i; 32]))
+                .collect();
+            keys.sort_by_key(SecretKey::public);
+            let genesis = Genesis {
+                name: "test".to_owned(),
+                authorities: keys.iter().map(SecretKey::public).collect(),
+                recovery: SecretKey::from_seed(&[200; 32]).public(),
+                time_ms: 1,
+                params: Params::default(),
+            };
+            let chain_id = genesis.chain_id();
+            let header = Header {
+                version: HEADER_VERSION,
+                chain_id,
+                height: 7,
+                timestamp_ms: 2,
+                previous_hash: chain_id,
+                tx_root: Hash::ZERO,
+                tx_count: 1,
+                nonce: 1,
+                proposer: keys[0].public(),
+                authorities_hash: genesis.authorities_hash(),
+                next_authorities_hash: genesis.authorities_hash(),
+                members_root: Hash::ZERO,
+                member_count: 0,
+                sessions_root: Hash::ZERO,
+                confirmed_height: 0,
+            };
+            let vote = vote_bytes(chain_id, 7, 0, header.hash());
+            let certificate = Certificate {
+                round: 0,
+                signatures: keys[signers]
+                    .iter()
+                    .map(|key| (key.public(), key.sign(&vote)))
+                    .collect(),
+            };
+            let bytes = [canonical(&header), vec![0xff; 500], canonical(&certificate)].concat();
+            let read = |bytes: &[u8]| read_sealed_header(bytes, HEADER_VERSION, &genesis);
+            assert_eq!(read(&bytes), Some(header.clone()));
+            // Neither another header nor less than the whole seal, and no bytes of any length panic.
+            let mut other = bytes.clone();
+            other[34] ^= 1;
+            assert_eq!(read(&other), None);
+            assert_eq!(read(&bytes[..bytes.len() - 1]), None);
+            for end in 0..bytes.len() {
+                assert_eq!(read(&bytes[..end]), None);
+            }
+            let few = Certificate {
+                round: 0,
+                signatures: certificate.signatures[1..].to_vec(),
+            };
+            let few = [canonical(&header), canonical(&few)].concat();
+            let enough = certificate.signatures.len() > quorum(count.into());
+            assert_eq!(read(&few).is_some(), enough, "one signature less");
+        }
     }
 
     #[test]

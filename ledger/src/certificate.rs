@@ -113,6 +113,11 @@ impl Certificate {
         }
     }
 
+    /// How many bytes a certificate with so many signatures has: round and count, and for each signer key and signature.
+    pub(crate) fn bytes(signatures: usize) -> usize {
+        4 + 4 + signatures * (32 + 64)
+    }
+
     /// Decodes a certificate from the front of `rest`, the number of signatures checked first.
     pub(crate) fn read(rest: &mut &[u8]) -> Result<Certificate, DecodeError> {
         let round = read(rest)?;
@@ -133,6 +138,7 @@ impl Certificate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::canonical;
 
     const CHAIN: Hash = Hash([1; 32]);
     const BLOCK: Hash = Hash([2; 32]);
@@ -160,6 +166,7 @@ mod tests {
         let one = keys(1);
         let certificate = Certificate::of_one(&one[0], CHAIN, 5, BLOCK);
         assert_eq!(certificate, sealed_by(&one, 0));
+        assert_eq!(canonical(&certificate).len(), Certificate::bytes(1));
         assert_eq!(certificate.verify(&publics(&one), CHAIN, 5, BLOCK), Ok(()));
         let four = keys(4);
         assert_eq!(

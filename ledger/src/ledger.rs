@@ -12,7 +12,7 @@ use tracing::error;
 
 use crate::ack::Ack;
 use crate::acks::Acks;
-use crate::block::SealedBlock;
+use crate::block::{Header, SealedBlock, read_sealed_header};
 use crate::chain::{CertifiedBlock, Chain, CheckedBlock, Head, Proposal};
 use crate::evidence::{Evidence, MAX_EVIDENCE};
 use crate::genesis::{Genesis, GenesisError};
@@ -264,6 +264,13 @@ impl Ledger {
     /// Decodes a block of any header version that this node reads; see [`SealedBlock::decode`].
     pub fn decode(&self, bytes: &[u8]) -> Result<SealedBlock, ImportError> {
         Ok(SealedBlock::decode_up_to(bytes, self.chain.version())?)
+    }
+
+    /// The header of a block that [`Ledger::decode`] cannot read for a kind of a later version, if the authorities sealed
+    /// it. Says nothing of the transactions.
+    #[must_use]
+    pub fn sealed_header(&self, bytes: &[u8]) -> Option<Header> {
+        read_sealed_header(bytes, self.chain.version(), self.genesis())
     }
 
     /// Verifies a block and makes it the head. It is on disk, synced, before this returns.

@@ -21,6 +21,8 @@ use super::wire::{MAX_RANGE_BLOCKS, MAX_RANGE_BYTES};
 
 /// Callers that wait for their transaction's block. One more is told to come back.
 const MAX_WAITERS: usize = 16 * 1024;
+/// Whatever comes, the log says at most this often that a newer version is needed.
+const TELL_NEEDS: Duration = Duration::from_secs(60);
 /// Blocks sealed here whose way to 90 % of the members is timed. Of more than that the oldest are not.
 const MAX_TIMED: usize = 1024;
 
@@ -46,6 +48,7 @@ pub(super) fn spawn(
         counted: counted_in,
         heard,
         newest_status: None,
+        told_needs: None,
         clock,
         meter,
         sealing: false,
@@ -79,6 +82,8 @@ struct LedgerThread {
     heard: Heard,
     /// The newest status of the proposer.
     newest_status: Option<VerifiedStatus>,
+    /// When the log has said last that a newer version is needed.
+    told_needs: Option<Instant>,
     clock: Clock,
     meter: LedgerMeter,
     /// Whether this node may seal; see [`Call::Open`].
@@ -238,16 +243,34 @@ impl LedgerThread {
         }
     }
 
-    /// Only a later version can read a block. Nothing is shut for good: whatever comes is tried, and the first block that
-    /// brings the chain to that height ends this.
+    /// Somebody shows a block that only a later version can read. Anybody can write such bytes, so they count only with the
+    /// authority's seal, and above the head. Where a later header has its seal is not known here: of such a one only the
+    /// authority's signed status tells.
+    fn on_newer(&mut self, bytes: &[u8], newer: Newer) {
+        let sealed = match newer {
+            Newer::Header(_) => None,
+            Newer::Kind(_) => self.ledger.sealed_header(bytes),
+        };
+        match sealed.map(|header| header.height) {
+            Some(height) if height > self.ledger.head().height => self.needs(height, newer),
+            _ => tracing::debug!(%newer, "a block of a later version, and nothing shows who made it"),
+        }
+    }
+
+    /// Only a later version can read a block of the authority. Nothing is shut for good: whatever comes is tried, and the
+    /// first block that brings the chain to that height ends this.
     fn needs(&mut self, height: u64, newer: Newer) {
         // Several peers and the status say it again and again, each of another block.
-        if self.heard.needs.is_none_or(|known| known.newer != newer) {
-            let needs = Needs { height, newer };
-            tracing::error!("no blocks are imported any more: {needs}");
-            self.heard.needs = Some(needs);
-            self.publish_view();
+        if self.heard.needs.is_some_and(|known| known.newer == newer) {
+            return;
         }
+        let needs = Needs { height, newer };
+        if self.told_needs.is_none_or(|at| at.elapsed() >= TELL_NEEDS) {
+            tracing::error!("no blocks are imported any more: {needs}");
+            self.told_needs = Some(Instant::now());
+        }
+        self.heard.needs = Some(needs);
+        self.publish_view();
     }
 
     fn on_import(&mut self, bytes: &[u8]) -> Result<ImportAnswer, End> {
@@ -296,7 +319,7 @@ impl LedgerThread {
             error => tracing::debug!(%error, "block not imported"),
         }
         if let Some(newer) = error.newer() {
-            self.needs(self.ledger.head().height + 1, newer);
+            self.on_newer(bytes, newer);
         }
         if let Some(reason) = error.reason() {
             self.meter.rejected(reason);

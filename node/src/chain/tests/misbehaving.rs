@@ -17,6 +17,7 @@ use blosm_net::{
 
 use super::harness::{LIMIT, Node, Place, copy, genesis, key, network, until};
 use super::submit_patiently;
+use super::versions::{next_block, of_a_later_kind};
 use crate::chain::client::SubmitAnswer;
 use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
 use crate::chain::{BlockId, Unopened};
@@ -454,6 +455,43 @@ async fn a_node_that_is_behind_finds_the_truth_among_liars() {
     assert_eq!(late.chain.snapshot().hash, a.chain.snapshot().hash);
     goes_on(&nodes, 9).await;
     late.reaches(height + 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_version_is_believed_only_of_the_authority() {
+    let nodes = network(1).await;
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    let b = &nodes[1];
+    let last = b.chain.snapshot().height;
+    let last = b.chain.block(BlockId::Height(last)).await.unwrap();
+    let mut header = last.encode();
+    header[0] = 2;
+    let own_seal = next_block(b, &bad.key).await;
+    let no_seal = next_block(b, &key(0)).await;
+    let mut unsealed = of_a_later_kind(&no_seal);
+    unsealed.truncate(unsealed.len() - 1);
+    let forged = [
+        ("two bytes", header[..2].to_vec()),
+        ("a later header", header),
+        ("a kind in a block that is here", of_a_later_kind(&last)),
+        ("a kind under a seal of its own", of_a_later_kind(&own_seal)),
+        ("a kind under half a seal", unsealed),
+    ];
+    for (what, bytes) in forged {
+        let asked = LedgerRequest::Block(bytes.clone());
+        assert!(bad.ask(b, &asked).await.is_some(), "{what}");
+        gossip(&bad, b, Topic::Block, vec![bytes]).await;
+        assert_eq!(b.chain.snapshot().needs, None, "{what}");
+    }
+    goes_on(&nodes, 1).await;
+    assert_eq!(b.chain.snapshot().needs, None);
+    // Nothing of it is held against who passes it on: it may be newer than this node.
+    assert_eq!(b.net.counters().misdeeds(Misdeed::Message), 0);
+    let sealed = of_a_later_kind(&next_block(b, &key(0)).await);
+    bad.ask(b, &LedgerRequest::Block(sealed)).await;
+    b.sees(|view| view.needs.is_some()).await;
+    goes_on(&nodes, 2).await;
+    b.sees(|view| view.needs.is_none()).await;
 }
 
 /// The head that it tells, and what it shows for it.

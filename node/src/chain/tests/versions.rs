@@ -1,9 +1,9 @@
 //! Nodes that meet a later version.
 
-use blosm_ledger::{HEADER_VERSION, Newer, SealedBlock};
+use blosm_ledger::{Certificate, HEADER_VERSION, Newer, Payload, SealedBlock, SecretKey};
 use blosm_net::{NetEvent, Protocol, Topic};
 
-use super::harness::{Node, network, until};
+use super::harness::{Node, key, network, until};
 use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
 use crate::chain::{BlockId, Needs};
 
@@ -82,8 +82,7 @@ async fn a_kind_of_a_later_version_stops_nobody_for_good() {
     let (b, c) = (&nodes[0], &nodes[1]);
     let view = b.chain.snapshot();
     // The next block, as an authority of a later version would have made it.
-    let block = b.chain.block(BlockId::Height(view.height)).await.unwrap();
-    let later = of_a_later_kind(&block);
+    let later = of_a_later_kind(&next_block(b, &key(0)).await);
     let (net, mut events) = place.swarm(&[b, c]).await;
     let answers = tokio::spawn({
         let (net, later) = (net.clone(), later.clone());
@@ -147,17 +146,34 @@ async fn seal_patiently(a: &Node, of: &Node, n: u32) -> u64 {
     super::submit_patiently(a, open).await
 }
 
+/// The transactions of the node's newest block in a block after it, sealed by that key.
+pub(super) async fn next_block(node: &Node, by: &SecretKey) -> SealedBlock {
+    let height = node.chain.snapshot().height;
+    let mut block = node.chain.block(BlockId::Height(height)).await.unwrap();
+    block.block.header.previous_hash = block.hash();
+    block.block.header.height += 1;
+    block.block.header.timestamp_ms += 1;
+    block.block.header.nonce += 1;
+    block.certificate = Certificate::of_one(by, block.block.header.chain_id, block.height(), block.hash());
+    block
+}
+
 /// The block with a kind that this version does not know in its first transaction.
-fn of_a_later_kind(block: &SealedBlock) -> Vec<u8> {
+pub(super) fn of_a_later_kind(block: &SealedBlock) -> Vec<u8> {
     let mut bytes = block.encode();
     let transaction = block.block.transactions[0].encode();
     let place = bytes
         .windows(transaction.len())
         .position(|window| window == transaction)
         .unwrap();
-    // chain_id, sender and a present max_height stand before the kind of an admission.
-    let kind = place + 32 + 32 + 1 + 8;
-    assert_eq!(bytes[kind], 0);
+    // chain_id, sender and, on the kinds that expire, max_height stand before the kind.
+    let (expiry, tag) = match &block.block.transactions[0].payload {
+        Payload::Admit(_) => (1 + 8, 0),
+        Payload::Open(_) => (1, 2),
+        other => panic!("{other:?}"),
+    };
+    let kind = place + 32 + 32 + expiry;
+    assert_eq!(bytes[kind], tag);
     bytes[kind] = 11;
     bytes
 }
