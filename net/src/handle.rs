@@ -110,6 +110,9 @@ pub(crate) enum Command {
         addresses: Vec<Multiaddr>,
         answer: oneshot::Sender<Option<Multiaddr>>,
     },
+    Reconnect {
+        peer: PeerId,
+    },
     Shutdown {
         done: oneshot::Sender<()>,
     },
@@ -242,6 +245,13 @@ impl NetHandle {
     /// [`NetHandle::set_addresses`] or [`NetHandle::know`] names it again.
     pub fn forget(&self, peer: PeerId) {
         self.shared.wishes.put(peer, None);
+    }
+
+    /// Closes all connections to a peer. One that is kept connected is dialled again at once, and may be let in as somebody
+    /// else than before.
+    pub fn reconnect(&self, peer: PeerId) {
+        // A full queue means that the connection ends later, by itself.
+        let _ = self.shared.commands.try_send(Command::Reconnect { peer });
     }
 
     /// Whether a peer that is connected now can be dialled: tries the addresses that lead to where its connection comes

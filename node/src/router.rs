@@ -7,7 +7,7 @@ use blosm_ledger::PublicKey;
 use blosm_net::{NetEvent, PeerId, Protocol, key_of_peer};
 use tokio::sync::mpsc;
 
-use crate::admission::Desk;
+use crate::admission::{Desk, Standing};
 use crate::chain::ChainHandle;
 use crate::gateway::Gateway;
 use crate::sessions::{Census, SessionsHandle};
@@ -18,6 +18,8 @@ pub(crate) struct Router {
     pub(crate) chain: ChainHandle,
     /// Answers those who want to join.
     pub(crate) desk: Arc<Desk>,
+    /// Asks the authority when it takes this node for a stranger.
+    pub(crate) standing: Arc<Standing>,
     /// Hears who is there.
     pub(crate) census: Arc<Census>,
     pub(crate) services: tokio::sync::watch::Receiver<Option<(SessionsHandle, Gateway)>>,
@@ -37,6 +39,10 @@ impl Router {
                 NetEvent::Connected { peer } => {
                     self.chain.on_connected(peer);
                     self.note(&peer, true);
+                    if self.standing.concerns(&peer) {
+                        let standing = self.standing.clone();
+                        tokio::spawn(async move { standing.ask().await });
+                    }
                 }
                 NetEvent::Disconnected { peer } => {
                     tracing::debug!(%peer, "disconnected");

@@ -19,7 +19,7 @@ use blosm_net::{NetConfig, NetError, Network, peer_of_key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Desk, Invites, InvitesError, SOFTWARE};
+use crate::admission::{Desk, Invites, InvitesError, SOFTWARE, Standing};
 use crate::api::{self, ApiState, BindError};
 use crate::chain::{ChainHandle, ChainOptions, ChainTask};
 use crate::code;
@@ -156,6 +156,7 @@ pub async fn run(config: Config, options: RunOptions, _lock: Lock) -> Result<(),
     let router = Router {
         chain: chain.clone(),
         desk: Arc::new(Desk::new(config.clone(), chain.clone(), invites.clone())),
+        standing: Arc::new(Standing::new(config.public_key(), chain.clone(), net.clone())),
         census: census.clone(),
         services: ready,
     };

@@ -49,6 +49,10 @@ impl Desk {
             (Some(JoinRequest::Hello(hello)), _) => self.welcome(from, &hello),
             (Some(JoinRequest::Admit(application)), Ok(_room)) => self.admit(from, *application).await,
             (Some(JoinRequest::Reach), Ok(_room)) => self.reach(from).await,
+            (Some(JoinRequest::Standing { height }), Ok(_room)) => {
+                // Asked by a node again and again, and no try to be admitted.
+                return self.standing(from, height).await.encode();
+            }
         };
         let answer = answer.unwrap_or_else(|denial| {
             tracing::info!(node = %from, %denial, "not admitted");
@@ -139,6 +143,27 @@ impl Desk {
         Some(JoinResponse::Admitted {
             height: member.since_height,
             as_sent: is_as_sent(member, application),
+        })
+    }
+
+    /// Whoever was evicted and has not heard of it, which its head shows, is let in to fetch the chain up to there.
+    async fn standing(&self, from: PublicKey, height: u64) -> JoinResponse {
+        let view = self.chain.snapshot();
+        let members = view.state.members();
+        if let Some(member) = members.get(&from) {
+            return JoinResponse::Member {
+                since: member.since_height,
+            };
+        }
+        let Some(evicted) = members.evicted(&from) else {
+            return JoinResponse::Denied(Denial::NotMember);
+        };
+        if height < evicted.height && self.chain.let_in(from).await {
+            tracing::info!(node = %from, height = evicted.height, "a node that was off when it was evicted is told");
+        }
+        JoinResponse::Denied(Denial::Evicted {
+            height: evicted.height,
+            reason: evicted.reason.clone(),
         })
     }
 

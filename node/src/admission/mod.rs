@@ -13,6 +13,7 @@ mod client;
 mod desk;
 mod invite;
 mod reach;
+mod standing;
 mod store;
 mod wire;
 
@@ -20,6 +21,7 @@ pub(crate) use client::{Found, Line, LineError, Said, find};
 pub(crate) use desk::Desk;
 pub(crate) use invite::Invite;
 pub use invite::InviteError;
+pub(crate) use standing::Standing;
 pub use store::InvitesError;
 pub(crate) use store::{InviteView, Invites, Terms};
 pub(crate) use wire::{Application, Hello, JoinRequest, JoinResponse, Reached, Welcome, time};

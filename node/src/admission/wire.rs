@@ -24,6 +24,11 @@ pub(crate) enum JoinRequest {
     Admit(Box<Application>) = 1,
     /// From a member: can you connect to the addresses that the chain has of me?
     Reach = 2,
+    /// From a node that is a member by its own chain, and a stranger here: what has become of me?
+    Standing {
+        /// The height of its head.
+        height: u64,
+    } = 3,
 }
 
 /// Who asks.
@@ -76,6 +81,11 @@ pub(crate) enum JoinResponse {
     Reached(Vec<Reached>) = 2,
     /// No.
     Denied(Denial) = 3,
+    /// To `Standing`: the asker is a member.
+    Member {
+        /// Since the block of this height.
+        since: u64,
+    } = 4,
 }
 
 /// What the authority says of itself and of the invite.
@@ -219,7 +229,7 @@ impl JoinRequest {
             JoinRequest::Hello(hello) => Some(hello),
             JoinRequest::Admit(application) if application.addresses.len() > MAX_ADDRESSES => return None,
             JoinRequest::Admit(application) => Some(&mut application.hello),
-            JoinRequest::Reach => None,
+            JoinRequest::Reach | JoinRequest::Standing { .. } => None,
         };
         if let Some(hello) = hello {
             clean(&mut hello.software, MAX_VERSION);
@@ -238,7 +248,7 @@ impl JoinResponse {
         let mut response = borsh::from_slice(bytes).ok()?;
         match &mut response {
             JoinResponse::Welcome(welcome) => clean(&mut welcome.software, MAX_VERSION),
-            JoinResponse::Admitted { .. } => {}
+            JoinResponse::Admitted { .. } | JoinResponse::Member { .. } => {}
             JoinResponse::Reached(list) if list.len() > MAX_ADDRESSES => return None,
             JoinResponse::Reached(list) => {
                 for reached in list {
@@ -330,6 +340,7 @@ mod tests {
             JoinRequest::Hello(hello()),
             JoinRequest::Admit(Box::new(application())),
             JoinRequest::Reach,
+            JoinRequest::Standing { height: 7 },
         ] {
             let bytes = request.encode();
             assert_eq!(JoinRequest::decode(&bytes), Some(request));

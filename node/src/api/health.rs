@@ -43,6 +43,7 @@ pub(super) fn warnings(chain: &ChainHandle) -> Vec<String> {
         None => None,
     };
     let unopened = chain.unopened().map(|why| why.to_string());
-    let warnings = [needs, clock, evidence, unopened];
+    let isolated = chain.isolated().map(|alone| alone.to_string());
+    let warnings = [needs, clock, evidence, unopened, isolated];
     warnings.into_iter().flatten().collect()
 }

@@ -7,13 +7,14 @@ use blosm_ledger::{
     Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, StoreFigures, Transaction,
     threshold,
 };
-use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, Topic, Verdict, peer_of_key};
-use tokio::sync::{mpsc, watch};
+use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, RequestError, Topic, Verdict, peer_of_key};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::ack::Signer;
 use super::client::{Call, LedgerClient};
 use super::clock::{Clock, ClockView, Skew};
+use super::contact::{Contact, Isolated};
 use super::meter::LedgerMeter;
 use super::opening::Unopened;
 use super::probe::{self, ProbeError, ProbeReport, Probes};
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub(super) skew: Skew,
     pub(super) meter: LedgerMeter,
     pub(super) probes: Probes,
+    /// When another member was reachable last.
+    pub(super) contact: Contact,
     /// Why this authority has not begun to seal.
     pub(super) unopened: Mutex<Option<Unopened>>,
 }
@@ -77,6 +80,17 @@ impl Shared {
     /// What this node holds, signed.
     pub(super) fn own_ack(&self) -> Ack {
         self.signer.sign(|| self.snapshot())
+    }
+
+    /// Since when no other member can be reached, if that is so for a while. An evicted node has nobody to reach.
+    pub(super) fn isolated(&self) -> Option<Isolated> {
+        let view = self.snapshot();
+        let members = view.state.members();
+        let has_others = members.iter().any(|(key, _)| *key != self.me);
+        if !has_others || members.evicted(&self.me).is_some() {
+            return None;
+        }
+        self.contact.isolated(Instant::now())
     }
 
     /// Why this authority has not begun to seal, from now on.
@@ -317,6 +331,27 @@ impl ChainHandle {
     /// What the store holds and does. It stands in line with what the ledger has to do; none when the ledger has stopped.
     pub async fn store(&self) -> Option<StoreFigures> {
         self.shared.ledger.store().await
+    }
+
+    /// Since when this node has reached no other member; none while it reaches one, or for a moment only.
+    #[must_use]
+    pub fn isolated(&self) -> Option<Isolated> {
+        self.shared.isolated()
+    }
+
+    /// Whether a node that is connected offers nothing that members speak: it takes this one for a stranger.
+    pub(crate) async fn is_shut_out_by(&self, node: PublicKey) -> bool {
+        let (net, peer) = (&self.shared.net, peer_of_key(&node.0));
+        let asked = net.request(peer, Protocol::Ledger, LedgerRequest::Head.encode());
+        matches!(asked.await, Err(RequestError::Unsupported))
+    }
+
+    /// Lets a former member in for half a minute, so that it can fetch the chain up to its eviction; at most every five
+    /// minutes, and only on the authority. Returns whether it may come.
+    pub(crate) async fn let_in(&self, former: PublicKey) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let input = Input::Former { key: former, reply };
+        self.shared.inbox.try_send(input).is_ok() && answer.await.unwrap_or(false)
     }
 
     /// Why this authority has not begun to seal since its start; none when it has, and on other nodes.

@@ -24,6 +24,7 @@
 mod ack;
 mod client;
 mod clock;
+mod contact;
 mod handle;
 mod meter;
 mod neighbours;
@@ -44,6 +45,7 @@ mod wire;
 mod tests;
 
 pub use clock::{Clock, ClockFault, ClockView};
+pub use contact::Isolated;
 pub use handle::{BlockId, ChainHandle, Pong, TxStatus};
 pub use meter::LedgerMeter;
 pub(crate) use neighbours::FULL_MESH;

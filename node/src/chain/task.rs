@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use blosm_ledger::{Ack, GossipVerdict, Ledger, Location, Members, PublicKey, SecretKey};
 use blosm_net::{GossipId, Multiaddr, NetHandle, PeerId, Reply, Topic, Verdict, key_of_peer, peer_of_key};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::ack::Signer;
 use super::client::{Call, ImportAnswer, SubmitAnswer};
 use super::clock::{Clock, Skew};
+use super::contact::Contact;
 use super::handle::{ChainHandle, Shared};
 use super::meter::LedgerMeter;
 use super::neighbours::Calm;
@@ -22,7 +23,7 @@ use super::sync::{HEAD_WAIT, Syncer, is_trusted};
 use super::view::ChainView;
 use super::wait::{self, Waiting};
 use super::wire::{LedgerRequest, LedgerResponse, WireHead};
-use super::{ack, neighbours, opening, probe, status, thread};
+use super::{ack, contact, neighbours, opening, probe, status, thread};
 
 /// What peers sent and nobody has looked at. When full, gossip is ignored and requests are refused.
 const INBOX: usize = 1024;
@@ -30,6 +31,10 @@ const INBOX: usize = 1024;
 const MAX_WORKERS: usize = 512;
 /// For so long an evicted node stays connected: it shall hear of its eviction before nobody talks to it any more.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// For so long a former member that has not heard of its eviction is let in, to fetch the chain up to there.
+const SHOW: Duration = Duration::from_secs(30);
+/// And no sooner again: meanwhile it may do on the wire what a member may.
+const SHOW_AGAIN: Duration = Duration::from_secs(300);
 /// How often the time since the last block is looked at.
 const EMPTY_CHECK: Duration = Duration::from_secs(1);
 /// How often the log says what an operator has to mend.
@@ -67,6 +72,11 @@ pub(super) enum Input {
     },
     Connected {
         peer: PeerId,
+    },
+    /// A former member asks what has become of it; answered with whether it may come in.
+    Former {
+        key: PublicKey,
+        reply: oneshot::Sender<bool>,
     },
 }
 
@@ -117,9 +127,11 @@ impl ChainTask {
             meter,
             probes: Probes::default(),
             unopened: Mutex::default(),
+            contact: Contact::new(Instant::now()),
         });
         let ack_now = Arc::new(Notify::new());
         let mut workers = JoinSet::new();
+        workers.spawn(contact::run(shared.clone()));
         if is_authority {
             workers.spawn(opening::run(shared.clone(), alone));
             workers.spawn(status::run(shared.clone()));
@@ -138,6 +150,7 @@ impl ChainTask {
             height: None,
             leaving: BTreeMap::new(),
             struck: BTreeSet::new(),
+            shown: BTreeMap::new(),
             acks,
             waiting: Waiting::default(),
             empty_after,
@@ -167,6 +180,8 @@ struct Runner {
     leaving: BTreeMap<PublicKey, Instant>,
     /// Former members of whom the network was told.
     struck: BTreeSet<PublicKey>,
+    /// Former members that were let in to fetch the chain, and when.
+    shown: BTreeMap<PublicKey, Instant>,
     /// Parties of a pushed block that hold it.
     acks: mpsc::Receiver<(PeerId, Ack)>,
     /// Members that wait for confirmations.
@@ -261,6 +276,10 @@ impl Runner {
                 }
                 let shared = self.shared.clone();
                 self.work(async move { greet(&shared, peer).await });
+            }
+            Input::Former { key, reply } => {
+                // An error means that nobody waits any more.
+                let _ = reply.send(self.on_former(key));
             }
         }
     }
@@ -374,6 +393,9 @@ impl Runner {
         if let Some(needs) = self.shared.snapshot().needs {
             tracing::error!("no blocks are imported any more: {needs}");
         }
+        if let Some(alone) = self.shared.isolated() {
+            tracing::warn!("{alone}");
+        }
     }
 
     /// Keeps the network in step with the members: each is known, [`neighbours`] says who of them is kept connected, and an
@@ -463,6 +485,23 @@ impl Runner {
                 self.shared.net.forget(peer_of_key(&key.0));
             }
         }
+    }
+
+    /// Lets a former member in for a moment. It was off when it was evicted, and nobody else tells it: it runs its sessions
+    /// on, and opens new ones that nobody seals.
+    fn on_former(&mut self, key: PublicKey) -> bool {
+        let now = Instant::now();
+        self.shown.retain(|_, since| now - *since < SHOW_AGAIN);
+        let view = self.shared.snapshot();
+        let may = self.is_authority && view.state.members().evicted(&key).is_some();
+        if !may || self.leaving.contains_key(&key) || self.shown.contains_key(&key) {
+            return false;
+        }
+        self.shown.insert(key, now);
+        self.struck.remove(&key);
+        self.leaving.insert(key, now + SHOW);
+        self.shared.net.know(peer_of_key(&key.0), Vec::new());
+        true
     }
 
     /// Cuts off those whose time is over, unless they were admitted again.

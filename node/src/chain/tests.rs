@@ -408,6 +408,57 @@ async fn evicted_member_is_cut_off_and_strangers_reach_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_former_member_comes_in_for_the_chain_once_and_not_for_more() {
+    let mut nodes = network(2).await;
+    let b = nodes.pop().unwrap();
+    let key = b.name();
+    let place = b.stop().await;
+    let a = &nodes[0];
+    let evict = Evict {
+        key,
+        reason: "gone".to_owned(),
+        lost: true,
+    };
+    let before = a.chain.snapshot().height;
+    let height = a.chain.submit(a.sign(Payload::Evict(evict))).await.unwrap();
+    until("it is cut off", || async { a.chain.let_in(key).await }).await;
+    assert!(!a.chain.let_in(key).await, "once is enough for a while");
+    let stranger = harness::key(7).public();
+    assert!(!a.chain.let_in(stranger).await && !a.chain.let_in(nodes[1].name()).await);
+    assert!(!nodes[1].chain.let_in(key).await, "only the authority has a door");
+
+    let b = place.start(&[a]).await;
+    assert_eq!(b.chain.snapshot().height, before);
+    b.reaches(height).await;
+    assert!(b.chain.snapshot().state.members().evicted(&key).is_some());
+    assert_eq!(b.chain.isolated(), None, "an evicted node has nobody to reach");
+    // In spite of its open door it is no member: what it has sealed is nothing.
+    let open = LedgerRequest::Submit(b.opening(1).1.encode()).encode();
+    let answer = b.net.request(a.net.local_peer(), Protocol::Ledger, open).await;
+    if let Ok(answer) = answer {
+        assert_eq!(LedgerResponse::decode(&answer), Some(LedgerResponse::Unavailable));
+    }
+    a.disconnected(&b).await;
+    b.stop().await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_reaches_nobody_says_so() {
+    let mut nodes = network(1).await;
+    let b = nodes.pop().unwrap();
+    assert_eq!(b.chain.isolated(), None);
+    let place = nodes.pop().unwrap().stop().await;
+    until("it says so", || async { b.chain.isolated().is_some() }).await;
+    let a = place.start(&[]).await;
+    until("it has somebody again", || async { b.chain.isolated().is_none() }).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_from_a_member_is_refused_and_nothing_stops() {
     let nodes = network(1).await;
     let (a, b) = (&nodes[0], &nodes[1]);

@@ -238,6 +238,40 @@ fn a_node_with_sessions_is_not_evicted_unless_its_operator_says_what_becomes_of_
 }
 
 #[test]
+fn a_node_that_was_off_when_it_was_evicted_hears_of_it_at_its_next_start() {
+    let authority = Authority::start();
+    let invite = authority.invite(&["--uses", "5"]);
+    let site = member(&authority, &invite, "host2");
+    let node = site.start();
+    connected(&authority);
+    node.stop();
+    let evicted = authority
+        .site
+        .blosm(&["evict", "host2", "--why", "stolen", "--lost", "--json"])
+        .done()
+        .json();
+    assert_eq!(
+        (&evicted["evicted"], &evicted["lost"]),
+        (&true.into(), &true.into())
+    );
+
+    // By its own chain it is a member; nobody talks to it but the authority's desk.
+    let node = site.start();
+    until("it has heard of it", || {
+        site.blosm(&["status", "--json"]).done().json()["evicted"].is_object()
+    });
+    says_why(&site, "stolen");
+    let status = site.blosm(&["status", "--json"]).done().json();
+    assert_eq!(status["evicted"]["lost"], true);
+    node.stop();
+    // It is on its own chain, so the authority is not needed for it any more.
+    authority.node.stop();
+    let node = site.start();
+    says_why(&site, "stolen");
+    node.stop();
+}
+
+#[test]
 fn sessions_of_an_evicted_node_have_moved_or_are_stopped() {
     let road = Road::of(3, |config| config);
     let client = Client::start(&road, 1);
