@@ -15,6 +15,7 @@ use crate::event::{GossipId, NetEvent, Verdict};
 use crate::learnt::Found;
 use crate::protocol::{Protocol, Topic};
 use crate::reach::Reachability;
+use crate::scores::Misdeed;
 use crate::task;
 use crate::text;
 
@@ -110,6 +111,10 @@ pub(crate) enum Command {
         addresses: Vec<Multiaddr>,
         answer: oneshot::Sender<Option<Multiaddr>>,
     },
+    Blame {
+        peer: PeerId,
+        misdeed: Misdeed,
+    },
     Reconnect {
         peer: PeerId,
     },
@@ -185,6 +190,13 @@ impl NetHandle {
     pub fn verdict(&self, id: GossipId, verdict: Verdict) {
         // A full queue means that the message is not forwarded, which gossip survives.
         let _ = self.shared.commands.try_send(Command::Verdict { id, verdict });
+    }
+
+    /// Holds against a member what it said in a request or an answer, as a rejected message is. Of the gossip that was
+    /// rejected, the oversize and the slow the task knows itself.
+    pub fn blame(&self, peer: PeerId, misdeed: Misdeed) {
+        // A full queue means that this one is not counted.
+        let _ = self.shared.commands.try_send(Command::Blame { peer, misdeed });
     }
 
     /// Sends a request and waits for its answer, at most for the protocol's time limit. A peer that is not connected is

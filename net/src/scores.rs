@@ -27,7 +27,7 @@ const AUTHORITY_KEPT_OUT: Duration = Duration::from_secs(5);
 /// What a member did wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Misdeed {
-    /// It forwarded a gossip message that the reader rejected.
+    /// It forwarded a gossip message that the reader rejected, or said such a thing in a request or an answer.
     Message,
     /// It sent a frame over its protocol's limit.
     Frame,

@@ -161,6 +161,7 @@ impl Task {
                 addresses,
                 answer,
             } => self.on_dial_back(peer, addresses, answer),
+            Command::Blame { peer, misdeed } => self.on_misdeed(peer, misdeed),
             Command::Reconnect { peer } => self.disconnect(peer),
             Command::Shutdown { .. } => unreachable!("the loop takes it"),
         }

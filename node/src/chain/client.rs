@@ -16,8 +16,12 @@ pub(super) const CALLS: usize = 256;
 pub(super) enum SubmitAnswer {
     /// It is in the block of this height.
     Sealed { height: u64 },
-    /// The state or its own content forbids it.
-    Refused { reason: String, is_final: bool },
+    /// The state or its own content forbids it. The sender of what is wrong whatever the state is should have known.
+    Refused {
+        reason: String,
+        is_final: bool,
+        is_fault: bool,
+    },
     /// This node does not seal, or not yet.
     NotSealing,
 }

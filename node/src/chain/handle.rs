@@ -7,7 +7,9 @@ use blosm_ledger::{
     Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, StoreFigures, Transaction,
     threshold,
 };
-use blosm_net::{GossipId, NetHandle, PeerId, Protocol, Reply, RequestError, Topic, Verdict, peer_of_key};
+use blosm_net::{
+    GossipId, Misdeed, NetHandle, PeerId, Protocol, Reply, RequestError, Topic, Verdict, peer_of_key,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -117,7 +119,17 @@ impl Shared {
     ) -> Option<LedgerResponse> {
         let answer = self.net.request(peer, Protocol::Ledger, request.encode());
         let bytes = tokio::time::timeout(limit, answer).await.ok()?.ok()?;
-        LedgerResponse::decode(&bytes)
+        let response = LedgerResponse::decode(&bytes);
+        if response.is_none() {
+            self.blame(peer, "an answer that cannot be read");
+        }
+        response
+    }
+
+    /// A peer said what no honest node says: a request and its answer cost what a rejected message costs.
+    pub(super) fn blame(&self, peer: PeerId, what: &str) {
+        tracing::debug!(%peer, what, "held against the peer");
+        self.net.blame(peer, Misdeed::Message);
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::client::Call;
 use super::handle::{BlockId, Shared};
-use super::sync::{HEAD_WAIT, RANGE_WAIT, heads, others};
+use super::sync::{HEAD_WAIT, RANGE_WAIT, blame_for, heads, others};
 use super::wire::{LedgerRequest, LedgerResponse, WireHead};
 
 /// The pause between two rounds of asking.
@@ -197,6 +197,9 @@ async fn prove(shared: &Shared, peer: PeerId, head: &WireHead) -> Option<Word> {
                     Some(block) => shared.ledger.import(block).await,
                     None => None,
                 };
+                if let Some(imported) = &imported {
+                    blame_for(shared, peer, imported);
+                }
                 // An old block shows nothing of a new one, and a later version's nothing that can be read.
                 let shown = imported.and_then(|imported| imported.sealed) == Some(head.height);
                 return Some(if shown && head.height > ours {

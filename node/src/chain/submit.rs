@@ -98,11 +98,9 @@ async fn try_once(shared: &Shared, bytes: &[u8]) -> Try {
             Some(SubmitAnswer::Refused {
                 reason,
                 is_final: true,
+                ..
             }) => Try::Final(reason),
-            Some(SubmitAnswer::Refused {
-                reason,
-                is_final: false,
-            }) => Try::NotYet(reason),
+            Some(SubmitAnswer::Refused { reason, .. }) => Try::NotYet(reason),
             Some(SubmitAnswer::NotSealing) | None => Try::NotSealing,
         };
     }

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::client::ImportAnswer;
 use super::handle::Shared;
 use super::wire::{LedgerRequest, LedgerResponse, MAX_RANGE_BLOCKS, WireHead};
 
@@ -161,6 +162,7 @@ impl Syncer {
                     Some(imported) => {
                         if imported.verdict == GossipVerdict::Reject {
                             tracing::warn!(%peer, height = height + 1, "peer sent a block that is not valid here");
+                            blame_for(shared, peer, &imported);
                         }
                         return false;
                     }
@@ -171,6 +173,14 @@ impl Syncer {
                 return false;
             }
         }
+    }
+}
+
+/// A peer that was asked for blocks has sent one that is not valid here. One that was sealed all the same is held against
+/// nobody who was asked: where the authority has sealed twice, each half is on a chain of its own.
+pub(super) fn blame_for(shared: &Shared, peer: PeerId, imported: &ImportAnswer) {
+    if imported.verdict == GossipVerdict::Reject && imported.sealed.is_none() {
+        shared.blame(peer, "it was asked for blocks and sent one that nobody sealed");
     }
 }
 

@@ -286,8 +286,8 @@ impl Runner {
 
     async fn on_request(&mut self, peer: PeerId, data: &[u8], reply: Reply) {
         let Some(request) = LedgerRequest::decode(data) else {
-            tracing::debug!(%peer, "not a request of the ledger protocol");
-            return;
+            // A later version says new things under a later name of the protocol.
+            return self.shared.blame(peer, "not a request of the ledger protocol");
         };
         let shared = self.shared.clone();
         let trusted = is_trusted(&shared, &peer);
@@ -333,7 +333,14 @@ impl Runner {
             LedgerRequest::Submit(bytes) => self.work(async move {
                 let answer = match shared.ledger.submit(bytes).await {
                     Some(SubmitAnswer::Sealed { height }) => LedgerResponse::Sealed { height },
-                    Some(SubmitAnswer::Refused { reason, is_final }) => {
+                    Some(SubmitAnswer::Refused {
+                        reason,
+                        is_final,
+                        is_fault,
+                    }) => {
+                        if is_fault {
+                            shared.blame(peer, "a transaction that is wrong by itself");
+                        }
                         LedgerResponse::refused(reason, is_final)
                     }
                     Some(SubmitAnswer::NotSealing) | None => LedgerResponse::NotSealing,
@@ -370,6 +377,9 @@ impl Runner {
                 let imported = shared.ledger.begin_import(bytes).await;
                 self.work(async move {
                     let Ok(imported) = imported.await else { return };
+                    if imported.verdict == GossipVerdict::Reject {
+                        shared.blame(peer, "a block that nobody sealed, or of another body");
+                    }
                     fetch_missing(&shared, peer, imported).await;
                     reply.send(LedgerResponse::Holds(shared.own_ack()).encode());
                 });

@@ -7,7 +7,7 @@ mod misbehaving;
 mod versions;
 
 use blosm_ledger::{Confirmations, Evict, Payload, SessionStatus};
-use blosm_net::{Protocol, Refusal, peer_of_key};
+use blosm_net::{Misdeed, Protocol, Refusal, peer_of_key};
 
 use self::harness::{LIMIT, Place, copy, key, network, until};
 use super::client::SubmitAnswer;
@@ -490,6 +490,9 @@ async fn garbage_from_a_member_is_refused_and_nothing_stops() {
             assert!(LedgerResponse::decode(&answer).is_some());
         }
     }
+    // Two that are no requests, a transaction and two blocks that are none. Questions without an answer cost nothing.
+    let misdeeds = || a.net.counters().misdeeds(Misdeed::Message);
+    until("they are held against it", || async { misdeeds() >= 5 }).await;
     let (session, open) = b.opening(1);
     b.chain.submit(open).await.unwrap();
     a.sees(|view| {
@@ -498,6 +501,7 @@ async fn garbage_from_a_member_is_refused_and_nothing_stops() {
             .is_some_and(|s| s.status == SessionStatus::Open)
     })
     .await;
+    assert_eq!(misdeeds(), 5);
     for node in nodes {
         node.stop().await;
     }

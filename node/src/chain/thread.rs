@@ -194,6 +194,7 @@ impl LedgerThread {
                         reason: error.to_string(),
                         // A sealer that is upgraded may take what this one cannot read.
                         is_final: error.newer().is_none(),
+                        is_fault: error.newer().is_none(),
                     },
                 );
             }
@@ -237,9 +238,10 @@ impl LedgerThread {
             Err(refusal) => refusal,
         };
         self.meter.rejected(refusal.reason());
-        match refusal {
-            Refusal::Invalid(_) | Refusal::TooLarge { .. } => GossipVerdict::Reject,
-            _ => GossipVerdict::Ignore,
+        if is_fault(&refusal) {
+            GossipVerdict::Reject
+        } else {
+            GossipVerdict::Ignore
         }
     }
 
@@ -405,9 +407,15 @@ impl LedgerThread {
             refusal => SubmitAnswer::Refused {
                 reason: refusal.to_string(),
                 is_final: refusal.is_final(),
+                is_fault: is_fault(&refusal),
             },
         }
     }
+}
+
+/// Whether a transaction is wrong whatever the state is, so that whoever passed it on should have known.
+fn is_fault(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Invalid(_) | Refusal::TooLarge { .. })
 }
 
 /// Reading fails only with the disk. Whoever asked gets nothing; the next write will stop the ledger.

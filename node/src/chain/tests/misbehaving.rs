@@ -181,6 +181,8 @@ async fn gossip(bad: &Bad, to: &Node, topic: Topic, messages: Vec<Vec<u8>>) {
 async fn forged_and_repeated_transactions_change_nothing() {
     let nodes = network(1).await;
     let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    // One asks and the other gossips: all of it would be too much for one score.
+    let gossiper = Bad::admitted(8, &[&nodes[0], &nodes[1]], silent()).await;
     let (session, open) = nodes[1].opening(1);
     let height = nodes[1].chain.submit(open.clone()).await.unwrap();
 
@@ -223,20 +225,22 @@ async fn forged_and_repeated_transactions_change_nothing() {
     let again = bad.ask(&nodes[0], &LedgerRequest::Submit(open.encode())).await;
     assert_eq!(again, Some(LedgerResponse::Sealed { height }));
     assert_eq!(nodes[0].chain.snapshot().height, height);
+    // Six are wrong whatever the state is. The two that only the state refuses, and the repeated one, cost nothing.
+    let misdeeds = || nodes[0].net.counters().misdeeds(Misdeed::Message);
+    until("they are held against it", || async { misdeeds() >= 6 }).await;
     for bytes in forged.iter().filter(|bytes| !bytes.is_empty()) {
-        gossip(&bad, &nodes[0], Topic::Tx, vec![bytes.clone()]).await;
+        gossip(&gossiper, &nodes[0], Topic::Tx, vec![bytes.clone()]).await;
     }
-    gossip(&bad, &nodes[0], Topic::Tx, vec![open.encode()]).await;
+    gossip(&gossiper, &nodes[0], Topic::Tx, vec![open.encode()]).await;
     let rejections = |reason| nodes[0].chain.shared.meter.rejections(reason);
     for reason in ["signature", "other_network", "owner", "not_authority"] {
         let twice = || async { rejections(reason) >= 2 };
         until("each is counted, once asked and once gossiped", twice).await;
     }
-    // Five are wrong whatever the state is. The two that only the state refuses, and the repeated one, cost nothing.
-    let misdeeds = || nodes[0].net.counters().misdeeds(Misdeed::Message);
-    until("they are held against it", || async { misdeeds() >= 5 }).await;
+    // Gossiped five of them: nothing cannot be.
+    until("they are held against it", || async { misdeeds() >= 6 + 5 }).await;
     goes_on(&nodes, 5).await;
-    assert_eq!(misdeeds(), 5);
+    assert_eq!(misdeeds(), 6 + 5);
     assert_eq!(
         nodes[0].chain.snapshot().height,
         height + 1,
@@ -281,6 +285,8 @@ async fn an_opening_is_of_no_use_to_whoever_sees_it_first() {
 async fn forged_blocks_move_no_head() {
     let nodes = network(1).await;
     let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    // One asks and the other gossips: all of it would be too much for one score.
+    let gossiper = Bad::admitted(8, &[&nodes[0], &nodes[1]], silent()).await;
     let (a, b) = (&nodes[0], &nodes[1]);
     let head = b.chain.snapshot();
     let last = a.chain.block(BlockId::Height(head.height)).await.unwrap();
@@ -338,14 +344,41 @@ async fn forged_blocks_move_no_head() {
         bad.ask(b, &LedgerRequest::Block(block.encode())).await;
         assert_eq!(b.chain.snapshot().hash, head.hash, "{what}");
     }
+    let misdeeds = || b.net.counters().misdeeds(Misdeed::Message);
+    let all = forged.len() as u64;
+    until("each is held against it", || async { misdeeds() == all }).await;
     let mut garbage: Vec<Vec<u8>> = forged.iter().map(|(_, block)| block.encode()).collect();
     let mut trailing = last.encode();
     trailing.push(0);
     garbage.extend([trailing, vec![0xff; 4096]]);
     for message in garbage {
-        gossip(&bad, b, Topic::Block, vec![message]).await;
+        gossip(&gossiper, b, Topic::Block, vec![message]).await;
     }
     assert_eq!(b.chain.snapshot().hash, head.hash);
+    goes_on(&nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_nonsense_is_kept_out() {
+    let nodes = network(1).await;
+    let a = &nodes[0];
+    let bad = Bad::admitted(9, &[&nodes[0], &nodes[1]], silent()).await;
+    let mut lost = bad.net.watch_peers();
+    let (authority, mut asked) = (a.net.local_peer(), 0_u64);
+    let garbage = async {
+        while lost.borrow_and_update().contains_key(&authority) {
+            let answer = bad.net.request(authority, Protocol::Ledger, vec![255; 100]).await;
+            assert!(answer.is_err(), "{answer:?}");
+            asked += 1;
+        }
+    };
+    tokio::time::timeout(LIMIT, garbage).await.unwrap();
+    let counters = a.net.counters();
+    assert_eq!(counters.peers_kept_out, 1);
+    assert!(
+        counters.misdeeds(Misdeed::Message) <= asked && asked < 30,
+        "{asked} requests before it was kept out"
+    );
     goes_on(&nodes, 1).await;
 }
 
@@ -714,6 +747,9 @@ async fn repeated_honest_messages_cost_nobody_anything() {
     }
     assert!(c.net.is_connected(&b.net.local_peer()) && a.net.is_connected(&b.net.local_peer()));
     goes_on(&nodes, 1).await;
+    for node in &nodes {
+        assert_eq!(node.net.counters().misdeeds(Misdeed::Message), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
