@@ -225,9 +225,7 @@ mod tests {
     #[test]
     fn a_seal_is_found_behind_a_body_that_nobody_here_reads() {
         for (count, signers) in [(1, 0..1), (4, 0..3), (4, 0..4), (4, 1..4)] {
-            let mut keys: Vec<_> = (1..=count)
-                .map(|i| SecretKey::from_seed(&[i; 32]))
-                .collect();
+            let mut keys: Vec<_> = (1..=count).map(|i| SecretKey::from_seed(&[i; 32])).collect();
             keys.sort_by_key(SecretKey::public);
             let genesis = Genesis {
                 name: "test".to_owned(),

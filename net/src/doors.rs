@@ -10,6 +10,8 @@ use libp2p::{Multiaddr, PeerId};
 
 /// A stranger has this long to ask and to hear the answer.
 pub(crate) const STRANGER_LIFETIME: Duration = Duration::from_secs(30);
+/// And this long to begin: whoever comes to ask has its question ready. A place is not for keeping.
+const STRANGER_SILENCE: Duration = Duration::from_secs(3);
 /// Requests of one stranger's connection: the question, and a few repetitions.
 const STRANGER_REQUESTS: u32 = 8;
 
@@ -22,10 +24,10 @@ pub enum Refusal {
     /// As many strangers as allowed are connected.
     #[error("too many strangers are connected")]
     Strangers,
-    /// Too many handshakes and strangers at its address.
+    /// Too many handshakes and strangers at its address, or as many strangers as half of all places.
     #[error("too many connections of strangers come from this address")]
     Address,
-    /// A stranger that stayed, or asked, longer than it may.
+    /// A stranger that stayed, kept silent or asked longer than it may.
     #[error("the stranger had its time")]
     Overdue,
     /// Its score fell too low; it may come back after a while.
@@ -172,14 +174,33 @@ impl Doors {
     }
 
     /// Who dialled has proven its name.
-    pub(crate) fn on_arrival(&mut self, peer: &PeerId, now: Instant) -> Result<Guest, Refusal> {
+    pub(crate) fn on_arrival(
+        &mut self,
+        id: ConnectionId,
+        peer: &PeerId,
+        now: Instant,
+    ) -> Result<Guest, Refusal> {
         match self.check(peer, now) {
             Ok(()) => Ok(Guest::Member),
             Err(Refusal::Stranger) if self.rules.strangers == 0 => Err(Refusal::Stranger),
             Err(Refusal::Stranger) if self.strangers >= self.rules.strangers => Err(Refusal::Strangers),
+            Err(Refusal::Stranger) if self.beside(id) >= self.rules.strangers.div_ceil(2) => {
+                Err(Refusal::Address)
+            }
             Err(Refusal::Stranger) => Ok(Guest::Stranger),
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// How many strangers are connected from the address of this connection. One address never has all places.
+    fn beside(&self, id: ConnectionId) -> usize {
+        let Some(here) = self.outside.get(&id).and_then(|outside| outside.ip).map(source) else {
+            return 0;
+        };
+        let strangers = self.outside.values().filter(|outside| outside.stranger.is_some());
+        strangers
+            .filter(|outside| outside.ip.map(source) == Some(here))
+            .count()
     }
 
     pub(crate) fn on_established(&mut self, id: ConnectionId, peer: PeerId, guest: Guest, now: Instant) {
@@ -243,7 +264,13 @@ impl Doors {
 
     /// The connections of strangers whose time is over.
     pub(crate) fn overdue(&self, now: Instant) -> Vec<ConnectionId> {
-        let late = |stranger: &Stranger| now.duration_since(stranger.since) >= STRANGER_LIFETIME;
+        let late = |stranger: &Stranger| {
+            let limit = match stranger.requests {
+                0 => STRANGER_SILENCE,
+                _ => STRANGER_LIFETIME,
+            };
+            now.duration_since(stranger.since) >= limit
+        };
         self.outside
             .iter()
             .filter(|(_, outside)| outside.stranger.as_ref().is_some_and(late))
@@ -307,7 +334,7 @@ mod tests {
 
     fn arrive(doors: &mut Doors, n: usize, from: &str, peer: PeerId, now: Instant) -> Result<Guest, Refusal> {
         doors.on_handshake(id(n), &address(from))?;
-        let arrived = doors.on_arrival(&peer, now);
+        let arrived = doors.on_arrival(id(n), &peer, now);
         match arrived {
             Ok(guest) => doors.on_established(id(n), peer, guest, now),
             Err(_) => {
@@ -318,6 +345,39 @@ mod tests {
     }
 
     const HERE: &str = "/ip4/10.0.0.1/tcp/1";
+    const THERE: &str = "/ip4/10.0.0.2/tcp/1";
+
+    #[test]
+    fn one_address_never_has_all_places_and_who_is_silent_keeps_none() {
+        let mut doors = doors(32, 64);
+        let now = Instant::now();
+        // As many as the address may have, and they come again as soon as they are sent away.
+        let crowd = |doors: &mut Doors, first: usize, now| {
+            let came = (first..first + 64).map(|n| arrive(doors, n, HERE, PeerId::random(), now));
+            came.filter(|came| *came == Ok(Guest::Stranger)).count()
+        };
+        assert_eq!(crowd(&mut doors, 0, now), 16);
+        let refused = arrive(&mut doors, 100, HERE, PeerId::random(), now);
+        assert_eq!(refused, Err(Refusal::Address));
+        let joins = |doors: &mut Doors, n, now| arrive(doors, n, THERE, PeerId::random(), now);
+        assert_eq!(joins(&mut doors, 101, now), Ok(Guest::Stranger));
+        assert!(doors.on_question(id(101)));
+        let later = now + STRANGER_SILENCE;
+        let mut silent = doors.overdue(later);
+        silent.sort_unstable();
+        assert_eq!(silent, (0..16).map(id).collect::<Vec<_>>());
+        for gone in silent {
+            doors.on_ended(gone);
+        }
+        assert_eq!(crowd(&mut doors, 200, later), 16);
+        assert_eq!(joins(&mut doors, 300, later), Ok(Guest::Stranger));
+        // A single place is anybody's.
+        let mut doors = self::doors(1, 9);
+        assert_eq!(
+            arrive(&mut doors, 1, HERE, PeerId::random(), now),
+            Ok(Guest::Stranger)
+        );
+    }
 
     #[test]
     fn only_members_come_in_where_strangers_do_not() {
@@ -335,15 +395,20 @@ mod tests {
     fn strangers_have_few_places_and_little_time() {
         let mut doors = doors(2, 9);
         let now = Instant::now();
-        for n in 0..2 {
+        for (n, from) in [HERE, THERE].into_iter().enumerate() {
             assert_eq!(
-                arrive(&mut doors, n, HERE, PeerId::random(), now),
+                arrive(&mut doors, n, from, PeerId::random(), now),
                 Ok(Guest::Stranger)
             );
+            assert!(doors.on_question(id(n)));
         }
         let third = PeerId::random();
         assert_eq!(arrive(&mut doors, 2, HERE, third, now), Err(Refusal::Strangers));
         assert!(doors.overdue(now).is_empty());
+        assert!(
+            doors.overdue(now + STRANGER_SILENCE).is_empty(),
+            "they have asked"
+        );
         assert_eq!(doors.overdue(now + STRANGER_LIFETIME).len(), 2);
         assert!(doors.on_ended(id(0)));
         assert!(!doors.on_ended(id(0)), "once only");
@@ -389,9 +454,8 @@ mod tests {
             arrive(&mut doors, 53, HERE, PeerId::random(), now),
             Err(Refusal::Address)
         );
-        let there = "/ip4/10.0.0.2/tcp/1";
         assert_eq!(
-            arrive(&mut doors, 54, there, PeerId::random(), now),
+            arrive(&mut doors, 54, THERE, PeerId::random(), now),
             Ok(Guest::Stranger)
         );
         for n in 0..55 {

@@ -137,7 +137,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let guest = self
             .doors
-            .on_arrival(&peer, Instant::now())
+            .on_arrival(id, &peer, Instant::now())
             .map_err(ConnectionDenied::new)?;
         self.entering.insert(id, guest);
         match guest {

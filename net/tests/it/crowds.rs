@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use blosm_net::{Direction, Intake, Misdeed, NetHandle, PeerId, Protocol, Refusal, Topic};
+use blosm_net::{Direction, Intake, Misdeed, NetEvent, NetHandle, PeerId, Protocol, Refusal, Topic};
 use futures::future::join_all;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{Node, config, gossip_flows, until};
+use crate::harness::{LIMIT, Node, config, from, gossip_flows, until};
 use crate::hostile::{honest_is_heard, serve, three};
 use crate::raw::{GOSSIPSUB, Raw, Script, gossip, own};
 
@@ -18,14 +18,18 @@ async fn sybils_take_no_members_place() {
     let mut settings = config(226, "/ip4/127.0.0.1/tcp/0");
     settings.strangers = PLACES;
     let mut node = Node::start_with(settings).await;
-    let (id, address) = (node.id(), node.address());
+    let id = node.id();
+    // From two addresses, since one has half of the places at most.
+    let ways = [node.address(), from("127.0.0.2", &node.address()).await];
     let sybils = (20..20 + SYBILS).map(|seed| {
-        let address = address.clone();
+        let address = ways[usize::from(seed % 2)].clone();
         tokio::spawn(async move { Raw::new(seed, &own("join")).insist(id, address).await })
     });
     let sybils: Vec<_> = sybils.collect();
     until("most of them find no place", || {
-        node.net.counters().refused(Refusal::Strangers) > u64::from(SYBILS)
+        let counters = node.net.counters();
+        counters.refused(Refusal::Strangers) + counters.refused(Refusal::Address) > u64::from(SYBILS)
+            && counters.refused(Refusal::Strangers) > 0
     })
     .await;
     // One that dials, and one that is dialled.
@@ -39,6 +43,47 @@ async fn sybils_take_no_members_place() {
     assert_eq!(node.net.connected(), members, "no stranger is a peer");
     for sybil in sybils {
         sybil.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_strangers_of_one_address_keep_nobody_from_joining() {
+    const SILENT: u8 = 20;
+    const PLACES: usize = 8;
+    let mut settings = config(231, "/ip4/127.0.0.1/tcp/0");
+    settings.strangers = PLACES;
+    let mut node = Node::start_with(settings).await;
+    let (id, address) = (node.id(), node.address());
+    // They take all places that they find, say nothing, and come again when they are sent away.
+    let silent = (20..20 + SILENT).map(|seed| {
+        let address = address.clone();
+        tokio::spawn(async move { Raw::new(seed, &own("join")).insist(id, address).await })
+    });
+    let silent: Vec<_> = silent.collect();
+    until("they have what there is for one address", || {
+        node.net.counters().refused(Refusal::Address) > u64::from(SILENT)
+    })
+    .await;
+    let way = from("127.0.0.2", &address).await;
+    let mut asker = Raw::new(19, &own("join"));
+    asker.connect(id, way).await;
+    asker.send(id, Script::frame(b"hello"));
+    let name = asker.id();
+    let asked = async {
+        match node.events.recv().await {
+            Some(NetEvent::Request { peer, reply, .. }) if peer == name => reply.send(b"olleh".to_vec()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let asking = async { tokio::join!(asked, asker.answered()) };
+    let ((), answer) = tokio::time::timeout(LIMIT, asking).await.unwrap();
+    assert_eq!(answer.unwrap(), crate::raw::frame(b"olleh"));
+    until("the silent ones lose their places", || {
+        node.net.counters().refused(Refusal::Overdue) >= PLACES as u64
+    })
+    .await;
+    for task in silent {
+        task.abort();
     }
 }
 

@@ -1,10 +1,12 @@
 //! Nodes for tests: a swarm on a free loopback port, and waiting for what it reports.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use blosm_net::{
     Multiaddr, NetConfig, NetEvent, NetHandle, Network, PeerId, Protocol, Reply, Topic, Verdict,
 };
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 
 /// Longer than any of these events takes on a busy machine.
@@ -34,6 +36,30 @@ pub fn config(seed: u8, listen: &str) -> NetConfig {
         kad: true,
         agent: "blosm-test".to_owned(),
     }
+}
+
+/// A way to a node on which connections come from this address of the machine.
+pub async fn from(ip: &str, to: &Multiaddr) -> Multiaddr {
+    let port: u16 = to.to_string().rsplit('/').next().unwrap().parse().unwrap();
+    let (source, to): (SocketAddr, SocketAddr) = (
+        (ip.parse::<IpAddr>().unwrap(), 0).into(),
+        ([127, 0, 0, 1], port).into(),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut here, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(source).unwrap();
+                if let Ok(mut there) = socket.connect(to).await {
+                    // Either end may be cut off.
+                    let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+                }
+            });
+        }
+    });
+    format!("/ip4/127.0.0.1/tcp/{way}").parse().unwrap()
 }
 
 impl Node {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blosm_net::{JoinQuestion, Multiaddr, NetEvent, PeerId, Protocol, Refusal, ask_to_join, peer_of_key};
 use libp2p::request_response::OutboundFailure;
 
-use crate::harness::{NET8, Node, config, free_address, gossip_flows, until};
+use crate::harness::{NET8, Node, config, free_address, from, gossip_flows, until};
 use crate::raw::{GOSSIPSUB, Raw, Script, own};
 
 /// A node that takes strangers.
@@ -106,8 +106,10 @@ async fn strangers_have_few_places_and_few_questions() {
     let (id, address, net) = (node.id(), node.address(), node.net.clone());
     let reader = answer(node);
     let (mut first, mut second) = (Raw::new(106, &own("join")), Raw::new(107, &own("join")));
-    for stranger in [&mut first, &mut second] {
-        stranger.connect(id, address.clone()).await;
+    // One address has half of the places at most.
+    let other = from("127.0.0.2", &address).await;
+    for (stranger, way) in [(&mut first, &address), (&mut second, &other)] {
+        stranger.connect(id, way.clone()).await;
         stranger.send(id, Script::frame(b"hello"));
         stranger.answered().await.unwrap();
     }
