@@ -16,6 +16,7 @@ mod listen;
 pub mod listing;
 mod marker;
 pub mod stop;
+mod sync;
 pub mod usage;
 
 use std::collections::HashMap;

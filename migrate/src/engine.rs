@@ -497,6 +497,18 @@ impl Engine {
         }
     }
 
+    /// Makes durable what the engine has written so far: it syncs neither the images that it loads nor the containers
+    /// that it creates. See [`Docker::sync`]. What is simulated syncs its own files as it goes.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub async fn sync(&self) -> Result<(), EngineError> {
+        match self {
+            Self::Docker { docker, .. } => docker.sync().await,
+            Self::Sim(_) => Ok(()),
+        }
+    }
+
     /// The uncompressed tar of layer `which` of an image with these layers, where the store can be read. Only its
     /// digest tells whether it is whole.
     ///

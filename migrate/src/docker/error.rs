@@ -99,6 +99,13 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
+    /// What it has written can't be made durable.
+    #[error("making durable what the engine has written: {source}")]
+    Sync {
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// A simulated container's files.
     #[error("{action}, a simulated container: {source}")]
     Simulated {
@@ -147,6 +154,7 @@ impl EngineError {
             | Self::StillRunning { .. }
             | Self::ForeignProcess { .. }
             | Self::Watch { .. }
+            | Self::Sync { .. }
             | Self::Simulated { .. }
             | Self::Identify { .. } => false,
         }

@@ -264,6 +264,8 @@ impl Incoming {
 
     /// The paper's way: everything that is new crosses the link while the source is down.
     async fn by_image(&mut self, service: &Arc<Service>, base: &Base, epoch: u64) -> Result<Arrived, Ended> {
+        // What was staged need not be written in the cut.
+        self.parts.engine.sync().await?;
         let (stopped, last_answer_before) = self.cut().await?;
         self.event("transfer");
         let begin = Instant::now();
@@ -279,6 +281,7 @@ impl Incoming {
             diff_ids: diff_ids.into_iter().map(Digest).collect(),
         };
         let (container, image) = self.apply(service, base, epoch, &said).await?;
+        self.parts.engine.sync().await?;
         self.report.phases_ms.transfer = millis(begin);
         Ok(Arrived {
             container,

@@ -4,8 +4,8 @@
 //! gated container ──> round 0 (everything) ──> round 1 (what changed meanwhile) ──> ... ──> Cut ──> last delta
 //!                       pull ═══ apply             the source runs                          the source is down
 //! ```
-//! A round is applied while it arrives. What was applied is made durable beside the next question, so that only the last
-//! delta's own bytes are left for the cut.
+//! A round is applied while it arrives. What was applied is made durable beside the next question, and what the engine has
+//! staged beside the rounds, so that only the last delta's own bytes are left for the cut.
 
 use std::io::{PipeWriter, Write};
 
@@ -27,7 +27,7 @@ const PIECES: usize = 16;
 const NO_RATE: f64 = 1e6;
 
 /// The description of the first round, on its way while the gated container is prepared.
-pub(super) type First = AbortOnDropHandle<Result<(RoundManifest, Instant), PullError>>;
+type First = AbortOnDropHandle<Result<(RoundManifest, Instant), PullError>>;
 
 /// Has the source look for a round. Gives its description, and when the source had looked.
 async fn look(pull: &Puller, number: u32) -> Result<(RoundManifest, Instant), PullError> {
@@ -97,12 +97,19 @@ impl Incoming {
     }
 
     /// Copies in rounds while the source serves, then cuts.
-    pub(super) async fn by_live(&mut self, gated: Gated, first: First, epoch: u64) -> Result<Arrived, Ended> {
+    async fn by_live(&mut self, gated: Gated, first: First, epoch: u64) -> Result<Arrived, Ended> {
         let mut applied = Applied::default();
         self.event("precopy");
         let begin = Instant::now();
         let pull = self.puller().await?;
-        self.rounds(&pull, &gated.root, first, &mut applied).await?;
+        // The helper syncs what it writes; what that stands on is the engine's.
+        let engine = self.parts.engine.clone();
+        let (copied, durable) = tokio::join!(
+            self.rounds(&pull, &gated.root, first, &mut applied),
+            engine.sync()
+        );
+        copied?;
+        durable?;
         self.report.phases_ms.precopy = millis(begin);
 
         // What the newest round has brought is made durable while the source stops.

@@ -16,6 +16,7 @@ impl Incoming {
         let image = self.parts.engine.pinned(&service.image).await?.id;
         launch::create(&self.parts, service, base, &session, &name, &image, None).await?;
         let running = launch::start(&self.parts, service, &name).await?;
+        self.parts.engine.sync().await?;
         self.report.phases_ms.stage += millis(begin);
         let (stopped, last_answer_before) = self.cut().await?;
         let FinalState::Stateless = stopped.state else {
