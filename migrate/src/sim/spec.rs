@@ -183,15 +183,19 @@ fn sync(dir: &Path) -> io::Result<()> {
 /// Bytes of all files below a directory, as long as they are.
 pub(super) fn bytes_below(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        // The service may remove it meanwhile.
-        let Ok(meta) = entry.metadata() else { continue };
-        bytes += if meta.is_dir() {
-            bytes_below(&entry.path())?
-        } else {
-            meta.len()
-        };
+    // Not by recursion: how deep it goes is the service's choice.
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            // The service may remove it meanwhile.
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                left.push(entry.path());
+            } else {
+                bytes += meta.len();
+            }
+        }
     }
     Ok(bytes)
 }

@@ -133,6 +133,9 @@ pub enum WireError {
     /// It lets one node at a time measure its link.
     #[error("another node measures its link there; try again in a few seconds")]
     Busy = 5,
+    /// The container's writable layer holds what rounds can't carry: it has to move in another way.
+    #[error("the source's writable layer holds what the live method can't carry; see the log there")]
+    Unsupported = 6,
 }
 
 impl TransferResponse {

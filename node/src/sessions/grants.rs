@@ -244,10 +244,7 @@ impl Grant {
             && let Err(error) = self.look(*number).await
         {
             tracing::warn!(round = number, %error, "the writable layer can't be read for a destination");
-            return TransferResponse::Refused(match error {
-                RoundError::Order { .. } => WireError::BadRequest,
-                _ => WireError::Internal,
-            });
+            return TransferResponse::Refused(error.wire());
         }
         let stores = self.stores().clone();
         let missing = match &body {

@@ -217,20 +217,8 @@ impl Incoming {
             Method::Image => self.by_image(service, &base, epoch).await?,
             Method::Stateless => self.by_stateless(service, &base, epoch).await?,
             Method::Live => {
-                let first = self.first_round().await?;
-                match self.gated(service, &base, epoch, Digest(running)).await {
-                    Ok(gated) => self.by_live(gated, first, epoch).await?,
-                    Err(error) if self.parts.methods.no_images().is_some() => return Err(error),
-                    Err(error) => {
-                        tracing::warn!(%error, "a gated container can't be prepared; taking the image method");
-                        self.drop_container(&self.container_name(epoch)).await;
-                        self.fall_back(NoLive::NoGate);
-                        let Some(Method::Image) = self.agree(Method::Image).await? else {
-                            return Err(Ended::OtherAnswer);
-                        };
-                        self.by_image(service, &base, epoch).await?
-                    }
-                }
+                self.by_live_or_image(service, &base, epoch, Digest(running))
+                    .await?
             }
         };
         let entry = Entry::Applied {

@@ -8,10 +8,9 @@ use std::io;
 use std::sync::Arc;
 
 use blosm_migrate::engine::SourceLayer;
-use blosm_migrate::helper::HelperError;
+use blosm_migrate::helper::{HelperError, Refusal};
 use blosm_migrate::service::StopSignal;
-use blosm_migrate::transfer::Chunked;
-
+use blosm_migrate::transfer::{Chunked, WireError};
 use tokio::sync::Mutex;
 
 use super::wire::NoLive;
@@ -64,9 +63,17 @@ pub(super) enum RoundError {
 }
 
 impl RoundError {
-    /// What the peer is told.
+    /// What a peer is told that asks for a round.
+    pub(super) fn wire(&self) -> WireError {
+        match self {
+            Self::Order { .. } => WireError::BadRequest,
+            Self::Helper(HelperError::Refused(Refusal::Unsupported(_))) => WireError::Unsupported,
+            Self::Helper(_) | Self::Io(_) => WireError::Internal,
+        }
+    }
+
+    /// What a peer is told that claims the session.
     pub(super) fn no_live(error: &HelperError) -> NoLive {
-        use blosm_migrate::helper::Refusal;
         match error {
             HelperError::NotThere { .. } => NoLive::NoHelper,
             HelperError::Refused(Refusal::Unreadable(_)) => NoLive::NotOverlay,
@@ -154,5 +161,25 @@ impl Rounds {
         self.bytes += chunked.size();
         self.newest = Some(chunked.clone());
         Ok(chunked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_another_method_can_carry_is_called_unsupported() {
+        let refused = |refusal: Refusal| RoundError::Helper(refusal.into()).wire();
+        assert_eq!(
+            refused(Refusal::Unsupported("/dev/x".into())),
+            WireError::Unsupported
+        );
+        assert_eq!(refused(Refusal::NotRunning), WireError::Internal);
+        assert_eq!(RoundError::Helper(HelperError::Died).wire(), WireError::Internal);
+        assert_eq!(
+            RoundError::Order { asked: 1, due: 0 }.wire(),
+            WireError::BadRequest
+        );
     }
 }

@@ -213,8 +213,10 @@ pub(crate) enum NoLive {
     /// The container's root is not an overlay that can be read.
     #[error("the container's writable layer is not an overlay directory that can be read")]
     NotOverlay = 1,
-    /// The overlay uses `redirect_dir` or `metacopy`.
-    #[error("the container's overlay uses redirect_dir or metacopy")]
+    /// The layer holds what rounds can't carry, or the overlay uses `redirect_dir` or `metacopy`.
+    #[error(
+        "the container's writable layer holds what can't be carried (a device node, a path that is too long), or uses redirect_dir or metacopy; see the log there"
+    )]
     OverlayFeature = 2,
     /// The helper failed or refused.
     #[error("the layer helper refused or failed; see the log there")]

@@ -1,5 +1,7 @@
 //! The sessions' rules with simulated containers: real nodes, real bytes, no container engine.
 
+use rustix::fs::XattrFlags;
+
 use crate::road::{Client, Log, Road, ask, label, until};
 
 fn unchanged(config: String) -> String {
@@ -189,4 +191,36 @@ fn an_order_that_was_refused_is_not_carried_out_later() {
         "the order was refused"
     );
     client.stop();
+}
+
+#[test]
+fn what_rounds_cannot_carry_is_told_before_anything_stops() {
+    let road = Road::of(2, unchanged);
+    let client = Client::start(&road, 0);
+    let session = road.sessions(0, "counter").pop().unwrap();
+    let container = road.api(0, "/v1/sessions")[0]["container"].clone();
+    let upper = road
+        .dir(0)
+        .join("sim")
+        .join(container.as_str().unwrap())
+        .join("upper");
+    // As an overlay marks what only its own driver understands.
+    let marked = upper.join("marked");
+    std::fs::write(&marked, "").unwrap();
+    rustix::fs::setxattr(&marked, "user.overlay.opaque", b"y", XattrFlags::empty()).unwrap();
+
+    let to = label(1);
+    let ran = road.run(0, &["migrate", &session, "--to", &to, "--json"]);
+    assert!(ran.status == 1 && !ran.stdout.is_empty(), "{}", ran.stderr);
+    let report = ran.json();
+    let why = report["error"].as_str().unwrap();
+    assert!(why.contains("the live method can't carry"), "{report}");
+    assert_eq!(report["phases_ms"]["stop"], 0.0, "{report}");
+
+    std::fs::remove_file(&marked).unwrap();
+    let report = road.migrate(0, &session, 1, &[]);
+    assert_eq!(report["outcome"], "completed", "{report}");
+    client.goes_on();
+    let (token, seen) = (client.token.clone(), client.stop());
+    Log::of(&road, 1, &token).holds(&seen);
 }

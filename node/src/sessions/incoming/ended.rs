@@ -73,6 +73,11 @@ impl Ended {
         "overtaken",
     ];
 
+    /// Whether the source has said that rounds can't carry what the container holds.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Pull(PullError::Refused(WireError::Unsupported)))
+    }
+
     /// What it is called in metrics.
     pub(super) fn word(&self) -> &'static str {
         match self {

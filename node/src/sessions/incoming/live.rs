@@ -36,7 +36,7 @@ async fn look(pull: &Puller, number: u32) -> Result<(RoundManifest, Instant), Pu
 }
 
 /// A container that waits at its gate, ready to be written into.
-pub(super) struct Gated {
+struct Gated {
     running: Running,
     image: String,
     /// What it was created from: the same at both ends.
@@ -51,16 +51,47 @@ struct Applied {
 }
 
 impl Incoming {
+    /// By this method; as an image where a gated container can't be prepared here, or where rounds can't carry what is there.
+    pub(super) async fn by_live_or_image(
+        &mut self,
+        service: &Arc<Service>,
+        base: &Base,
+        epoch: u64,
+        running: Digest,
+    ) -> Result<Arrived, Ended> {
+        let first = self.first_round().await?;
+        let (why, error) = match self.gated(service, base, epoch, running).await {
+            Err(error) => (NoLive::NoGate, error),
+            Ok(gated) => match self.by_live(gated, first, epoch).await {
+                // The source says so when it looks for a round: it serves still.
+                Err(error) if error.is_unsupported() => (NoLive::OverlayFeature, error),
+                ended => return ended,
+            },
+        };
+        if self.parts.methods.no_images().is_some() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "it can't be taken live; taking the image method");
+        self.drop_container(&self.container_name(epoch)).await;
+        // The container had it.
+        self.staged.extend(self.container_image.take());
+        self.fall_back(why);
+        let Some(Method::Image) = self.agree(Method::Image).await? else {
+            return Err(Ended::OtherAnswer);
+        };
+        self.by_image(service, base, epoch).await
+    }
+
     /// Has the source look for the first time, at once: reading the whole layer takes it as long as preparing the container
     /// takes here.
-    pub(super) async fn first_round(&mut self) -> Result<First, Ended> {
+    async fn first_round(&mut self) -> Result<First, Ended> {
         let pull = self.puller().await?;
         let first = tokio::spawn(async move { look(&pull, 0).await });
         Ok(AbortOnDropHandle::new(first))
     }
 
     /// Creates and starts the gated container, and attaches the helper to it. Nothing of the service runs.
-    pub(super) async fn gated(
+    async fn gated(
         &mut self,
         service: &Service,
         base: &Base,
