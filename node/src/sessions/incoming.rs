@@ -23,7 +23,7 @@ use blosm_migrate::image::{Digest, Identity, LoadError, SparseImage, manifest_ro
 use blosm_migrate::placement::BookingKey;
 use blosm_migrate::recreate::{Base, ConfigMismatch, check_committed_config};
 use blosm_migrate::service::Service;
-use blosm_migrate::session::{Attempt, Entry, Pending, facts, proven_owner};
+use blosm_migrate::session::{Attempt, Entry, Pending, Standing, facts, proven_owner};
 use blosm_migrate::transfer::{Pull, PullError, WhichImage, WireError};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -44,6 +44,7 @@ use crate::parts::Parts;
 
 use ended::Ended;
 pub(crate) use ended::migration_failures;
+use signature::Signed;
 
 mod books;
 mod claim;
@@ -52,6 +53,7 @@ mod ended;
 pub(super) mod folders;
 mod live;
 mod seeds;
+mod signature;
 mod stage;
 mod stateless;
 
@@ -67,6 +69,8 @@ const EXPORT_LOOK: Duration = Duration::from_millis(20);
 const CONFIRM_LOOK: Duration = Duration::from_millis(100);
 /// Tries of a cut whose answer was lost.
 const CUT_TRIES: u32 = 3;
+/// How long the source is asked for its signature: it has signed or rolled back by then.
+const SIGNATURE_WAIT: Duration = Duration::from_secs(60);
 
 /// What to take, and from whom.
 #[derive(Debug, Clone)]
@@ -328,18 +332,30 @@ impl Incoming {
         }
     }
 
-    /// READY. The answer is the signed hand-over; without one the session's task goes on asking.
+    /// READY. The answer is the signed hand-over; without one in time the session's task goes on asking.
     async fn ready(&mut self, root: Hash, epoch: u64, last_answer_before: Instant) -> Result<Moved, Ended> {
         let begin = Instant::now();
+        let epoch = epoch + 1;
         let request = SessionRequest::Ready {
             session: self.visit.session,
             attempt: self.visit.attempt,
             root,
         };
-        let SessionResponse::HandedOver { handover, pending } = self.ask(&request).await? else {
-            return Err(Ended::OtherAnswer);
-        };
-        self.note_handover(&handover);
+        let signed = signature::wait(|| self.ask(&request), || self.acquired(epoch), SIGNATURE_WAIT).await?;
+        self.note_handover(signed.handover());
+        if let Signed::Answered { handover, pending } = signed {
+            self.acquire(handover, pending).await?;
+        }
+        self.report.phases_ms.handover = millis(begin);
+        Ok(Moved {
+            last_answer_before,
+            handed_over: Instant::now(),
+            epoch,
+        })
+    }
+
+    /// Has the session's task take the session.
+    async fn acquire(&self, handover: Pending, pending: Vec<Pending>) -> Result<(), Ended> {
         let (reply, taken) = oneshot::channel();
         let acquire = Command::Acquire {
             handover,
@@ -352,20 +368,22 @@ impl Incoming {
             .await
             .map_err(|_| Ended::Overtaken)?;
         match taken.await {
-            Ok(Ok(_)) => {}
-            Ok(Err(refusal)) => return Err(refusal.into()),
-            Err(_) => return Err(Ended::Overtaken),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(refusal)) => Err(refusal.into()),
+            Err(_) => Err(Ended::Overtaken),
         }
-        self.report.phases_ms.handover = millis(begin);
-        Ok(Moved {
-            last_answer_before,
-            handed_over: Instant::now(),
-            epoch: epoch + 1,
-        })
     }
 
-    fn note_handover(&mut self, handover: &Pending) {
-        self.report.note("handover", handover.hash);
+    /// The hand-over by which the session is this node's at that epoch, if it has come in another way.
+    fn acquired(&self, epoch: u64) -> Option<Hash> {
+        match self.parts.journal.record(&self.visit.session)?.standing {
+            Standing::Owner { epoch: owned, since } if owned == epoch => Some(since),
+            _ => None,
+        }
+    }
+
+    fn note_handover(&mut self, handover: Hash) {
+        self.report.note("handover", handover);
         // Into the book at once: it may be sealed before this attempt has closed its own.
         let transactions = self.report.ledger.transactions.clone();
         self.parts.reports.update(&self.report.id, |report| {
