@@ -145,6 +145,8 @@ struct Cut {
 struct Live {
     running: Running,
     exit: AbortOnDropHandle<()>,
+    /// A cut has sent it the stop signal, so that it may end at any time, or hang.
+    told_to_stop: bool,
 }
 
 pub(super) struct Actor {

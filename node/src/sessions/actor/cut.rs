@@ -142,6 +142,7 @@ impl Actor {
         let (begin, last_answer) = self.hold_and_drain(going).await;
         self.parts.reports.event(&going.attempt, &self.id, "stop");
         let unseen = |source| EngineError::Watch { pid, source };
+        self.note_signal();
         rounds.signal(going.signal).await?;
         match tokio::time::timeout(going.service.stop.grace, watch.exited()).await {
             Ok(exited) => exited.map_err(unseen)?,
@@ -183,6 +184,7 @@ impl Actor {
         let (begin, last_answer) = self.hold_and_drain(going).await;
         self.parts.reports.event(&going.attempt, &self.id, "stop");
         let grace = going.service.stop.grace;
+        self.note_signal();
         let stopping = self.parts.engine.stop(name, going.signal, grace).await;
         if stopping.is_ok() {
             // As in `cut_live`.
@@ -236,6 +238,30 @@ impl Actor {
         (begin, Instant::now())
     }
 
+    /// From now on the container may end at any time, whatever becomes of the cut.
+    fn note_signal(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.told_to_stop = true;
+        }
+    }
+
+    /// A cut that failed after the signal has left a container that ends some time, or never: it ends now, so that it can be
+    /// started. One that can't be seen to end is adopted if it serves.
+    async fn end_half_stopped(&mut self) {
+        let Some(live) = self.live.take_if(|live| live.told_to_stop) else {
+            return;
+        };
+        let name = live.running.container;
+        let ended = async {
+            self.stop_or_absent(&name, StopSignal::SigKill, Duration::ZERO)
+                .await?;
+            self.parts.engine.settled(&name).await
+        };
+        if let Err(error) = ended.await {
+            tracing::warn!(session = %self.id, container = name, %error, "half stopped, and not seen to end");
+        }
+    }
+
     /// Before the signature the source may roll back freely (rule 3): the container starts where it stopped.
     pub(super) async fn roll_back(&mut self, attempt: Attempt) -> Result<(), JournalClosed> {
         self.parts.reports.event(&attempt, &self.id, "aborted");
@@ -245,8 +271,9 @@ impl Actor {
         let epoch = self.record().owned_epoch().unwrap_or_default();
         self.drop_image(&committed_image(&self.id, epoch, &attempt)).await;
         self.keeper.start_at_once();
+        self.end_half_stopped().await;
         match &self.live {
-            // It was never stopped: requests go on to it.
+            // It was never told to stop: requests go on to it.
             Some(live) => self.slot.gate.set(Route::Local(live.running.address)),
             None if self.is_mine() => self.ensure_running().await?,
             // The chain has moved during the cut, and is looked at next.

@@ -114,7 +114,11 @@ impl Actor {
             // At once, not when this session's task has time: the engine may give the address to another container.
             gate.close(address);
         }));
-        self.live = Some(Live { running, exit });
+        self.live = Some(Live {
+            running,
+            exit,
+            told_to_stop: false,
+        });
         self.slot.gate.set(Route::Local(address));
         if let Some(from) = came {
             self.tell_serving(from);
