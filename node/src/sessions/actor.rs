@@ -26,6 +26,7 @@ use self::confirm::Announced;
 use super::grants::Grants;
 use super::journal::JournalClosed;
 use super::launch::{self, LaunchError, Running};
+use super::measure::Sizing;
 use super::registry::Slot;
 use super::wire::{MoveReason, Refusal, SessionRequest, SessionResponse, Stopped};
 use crate::chain::ChainView;
@@ -169,6 +170,8 @@ pub(super) struct Actor {
     invited: Option<(PublicKey, Attempt, Instant)>,
     /// What the members hold of the announcements of the present epoch.
     announced: Option<Announced>,
+    /// What the container takes on the disk.
+    sizing: Sizing,
     /// An `Abort` that is being submitted.
     aborting: Option<JoinHandle<()>>,
 }
@@ -223,6 +226,7 @@ impl Actor {
             notice: None,
             invited: None,
             announced: None,
+            sizing: Sizing::default(),
             aborting: None,
         }
     }

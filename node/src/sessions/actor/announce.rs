@@ -10,6 +10,8 @@ use super::*;
 const INVITATION: Duration = Duration::from_secs(60);
 /// An engine that hangs must not hold up the session; who asks waits no longer than this either.
 const MEASURE_LIMIT: Duration = Duration::from_secs(8);
+/// How long the container's sizes are waited for, within that: a walk through many files takes longer.
+const SIZES_WAIT: Duration = Duration::from_secs(6);
 
 impl Actor {
     /// Rule 2: the container's metadata for a destination to judge, announced on the chain at the same time.
@@ -27,9 +29,8 @@ impl Actor {
         let record = looked.record;
         let service = self.service().ok_or(Refusal::NotReady)?;
         let live = self.live.as_ref().ok_or(Refusal::NotReady)?;
-        let announcement = self
-            .announcement(&service, &live.running.container.clone(), epoch, from)
-            .await;
+        let container = live.running.container.clone();
+        let announcement = self.announcement(&service, &container, epoch, from).await;
         let (announce, running) = announcement.map_err(|error| {
             tracing::warn!(session = %self.id, %error, "the container can't be announced");
             Refusal::NotReady
@@ -46,13 +47,14 @@ impl Actor {
     }
 
     pub(super) async fn announcement(
-        &self,
+        &mut self,
         service: &Service,
         container: &str,
         epoch: u64,
         to: PublicKey,
     ) -> Result<(Transaction, [u8; 32]), LaunchError> {
-        let measured = tokio::time::timeout(MEASURE_LIMIT, measure::measure(&self.parts, service, container))
+        let measuring = measure::measure(&self.parts, service, container, &mut self.sizing, SIZES_WAIT);
+        let measured = tokio::time::timeout(MEASURE_LIMIT, measuring)
             .await
             .unwrap_or(Err(LaunchError::Late))?;
         let announce = Announce {

@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::sessions::assess::{Assessment, Load, choose_method, forecast, with_volumes};
-use crate::sessions::measure::measure;
+use crate::sessions::measure::{Sizing, measure};
 use crate::sessions::wire::Assessed;
 
 /// Methods that a destination may name; there are three.
 const MAX_METHODS: usize = 16;
+/// How long the container's sizes are waited for: the operator can wait longer than a peer.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 impl SessionsHandle {
     /// What a move would do now. Books, moves and announces nothing.
@@ -28,7 +30,7 @@ impl SessionsHandle {
         let service = service.ok_or_else(|| not_now("this node does not declare the service".into()))?;
         let container = record.container.as_ref();
         let container = container.ok_or_else(|| not_now("the session has no container yet".into()))?;
-        let measured = measure(parts, service, &container.name)
+        let measured = measure(parts, service, &container.name, &mut Sizing::default(), PATIENCE)
             .await
             .map_err(|error| not_now(error.to_string()))?;
         let image = measured.image;
