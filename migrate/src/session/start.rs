@@ -14,6 +14,8 @@ pub struct Found<'a> {
     pub running: bool,
     /// Whether its own program may ever have run: it was started, and there is no gate that was never opened.
     pub passed: bool,
+    /// Whether its service is stateless: whatever ran in it has left nothing to lose.
+    pub stateless: bool,
 }
 
 /// What becomes of it before the node takes up its sessions.
@@ -26,7 +28,7 @@ pub struct Fate {
 }
 
 /// Rule 7: a labelled container that runs and is not the current one of a session of this node is stopped and kept. One
-/// that never ran and that no record names goes. `record` and `sealed` are of the session that its label names.
+/// that no record names goes if it never ran or has no state. `record` and `sealed` are of the session that its label names.
 pub fn fate(
     found: Found<'_>,
     record: Option<&Record>,
@@ -38,8 +40,11 @@ pub fn fate(
     let owned = record.is_some_and(|record| matches!(adopt(record, sealed, me), Adoption::Mine { .. }));
     let applied = record.and_then(|record| record.applied.as_ref());
     let is_applied = applied.is_some_and(|applied| applied.container.name == found.name);
+    let stale = record.map_or(&[][..], |record| &record.stale);
+    let is_stale = stale.iter().any(|stale| stale.container.name == found.name);
+    let is_named = is_current || is_applied || is_stale;
     Fate {
         stop: found.running && !(owned && is_current),
-        remove: !is_current && !is_applied && !found.passed,
+        remove: !is_named && (found.stateless || !found.passed),
     }
 }

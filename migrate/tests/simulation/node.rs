@@ -233,6 +233,7 @@ async fn start(sim: Rc<Sim>, daemon: Rc<Daemon>) {
             name: &name,
             running: container.runs(),
             passed: container.passed(),
+            stateless: false,
         };
         let sealed = state.session(&container.session).filter(|_| record.is_some());
         let fate = fate(found, record.as_deref(), sealed, me);

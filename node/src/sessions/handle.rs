@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blosm_ledger::{Open, Payload, PublicKey, SessionId, Token};
 use blosm_migrate::docker::ImageError;
 use blosm_migrate::placement::{BookingKey, Mobility, MobilityPolicy, Position, nearest_first};
-use blosm_migrate::recreate::{LABEL_NETWORK, LABEL_SESSION};
+use blosm_migrate::recreate::{LABEL_NETWORK, LABEL_SERVICE, LABEL_SESSION};
 use blosm_migrate::service::Service;
 pub(super) use blosm_migrate::session::KnownOwner;
 use blosm_migrate::session::{Attempt, Entry, Pending, Record, newest_owner};

@@ -670,10 +670,40 @@ fn a_start_stops_what_is_not_its_own_and_clears_what_was_left() {
             name,
             running,
             passed,
+            stateless: false,
         };
         let sealed = record.and_then(|_| chain.session(&session()));
         assert_eq!(fate(found, record, sealed, node(1)), expect, "{what}");
     }
+}
+
+#[test]
+fn a_start_clears_a_stateless_container_that_served_for_an_attempt_that_died() {
+    let served = |name| Found {
+        name,
+        running: true,
+        passed: true,
+        stateless: true,
+    };
+    let both = Fate {
+        stop: true,
+        remove: true,
+    };
+    assert_eq!(fate(served("d"), None, None, node(1)), both);
+    let visitor = record(vec![]);
+    assert_eq!(fate(served("d"), Some(&visitor), None, node(1)), both);
+    // What a record names is its session's.
+    let waits = record(vec![applied(3, 0)]);
+    let name = waits.applied.as_ref().unwrap().container.name.clone();
+    assert!(!fate(served(&name), Some(&waits), None, node(1)).remove);
+    let gave = record(vec![
+        opened(),
+        creating(0),
+        starting(),
+        signed(&hand_over(1, 0, 2)),
+    ]);
+    let name = gave.container.as_ref().unwrap().name.clone();
+    assert!(!fate(served(&name), Some(&gave), None, node(1)).remove);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The source's side of a hand-over: what [`blosm_migrate::session::Source`] decides, carried out.
 
 use blosm_ledger::{Claim, Hash};
+use blosm_migrate::docker::EngineError;
 use blosm_migrate::engine::SourceLayer;
 use blosm_migrate::helper::HelperError;
 use blosm_migrate::service::StopSignal;
@@ -14,6 +15,8 @@ use super::*;
 
 /// A helper that hangs must not hold up the session; who claims it waits little longer than this for the answer.
 const HOLD_LIMIT: Duration = Duration::from_secs(4);
+/// Between two tries to stop a stateless container that was handed over.
+const RETIRE_AGAIN: Duration = Duration::from_secs(5);
 
 impl Actor {
     /// A peer's request, answered. Nothing that it says is believed without the journal or the chain.
@@ -288,12 +291,24 @@ impl Actor {
         tokio::spawn(async move {
             gate.drain(service.request.timeout).await;
             let signal = service.stop.signal.unwrap_or(StopSignal::SigTerm);
-            let stopped = parts
-                .engine
-                .stop(&container.name, signal, service.stop.grace)
-                .await;
-            if let Err(error) = stopped {
-                tracing::warn!(%session, container = container.name, %error, "a stateless container that was handed over runs on");
+            // It may be handed back meanwhile, and serve again.
+            let is_given = || {
+                let record = parts.journal.record(&session);
+                record.is_some_and(|record| record.standing == Standing::Gave)
+            };
+            // Nobody removes it before it has stopped.
+            while is_given() {
+                let (name, grace) = (&container.name, service.stop.grace);
+                match parts.engine.stop(name, signal, grace).await {
+                    Ok(_) | Err(EngineError::NotFound { .. }) => return,
+                    Err(error) => {
+                        tracing::warn!(%session, container = name, %error, "a stateless container that was handed over runs on");
+                    }
+                }
+                tokio::select! {
+                    () = parts.stop.cancelled() => return,
+                    () = tokio::time::sleep(RETIRE_AGAIN) => {}
+                }
             }
         });
     }

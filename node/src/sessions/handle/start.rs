@@ -45,7 +45,7 @@ impl SessionsHandle {
     }
 
     /// Rule 7: a labelled container that runs and is not the current one of a session of this node is stopped and kept. One
-    /// that never ran and that no record names is what a dead attempt has left. Gives the names of those that remain.
+    /// that no record names, and that never ran or has no state, is what a dead attempt has left. Gives the names of those that remain.
     pub(super) async fn stop_strangers(
         &self,
     ) -> Result<BTreeSet<String>, blosm_migrate::docker::EngineError> {
@@ -78,10 +78,15 @@ impl SessionsHandle {
             // One that never passed its gate is none that a session has run in.
             let gated =
                 launch::gate(parts, &container.name).is_ok_and(|gate| gate.exists() && !gate.is_open());
+            let service = container.labels.get(LABEL_SERVICE);
+            let stateless = service
+                .and_then(|service| parts.config.services.get(service))
+                .is_some_and(|service| service.stateless);
             let found = Found {
                 name: &container.name,
                 running: container.running,
                 passed: container.started_at.is_some() && !gated,
+                stateless,
             };
             let fate = fate(found, record.as_deref(), sealed, parts.me);
             if fate.stop {
