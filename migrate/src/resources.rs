@@ -178,10 +178,12 @@ impl Probe {
     }
 }
 
-/// Bytes that an unprivileged writer may still write. The engine's directory is often closed to us;
-/// the nearest ancestor that is not lies on the same file system in all common set-ups.
-/// Bytes free and bytes at all of the file system that holds `root`.
-fn disk(root: &Path) -> Result<(u64, u64), ResourceError> {
+/// Bytes free, for a writer without rights, and bytes at all of the file system that holds `root`. The engine's directory is
+/// often closed to us; the nearest ancestor that is not lies on the same file system in all common set-ups.
+///
+/// # Errors
+/// The kernel says nothing of it.
+pub fn disk(root: &Path) -> Result<(u64, u64), ResourceError> {
     let mut error = io::Error::from(io::ErrorKind::NotFound);
     for path in root.ancestors().filter(|path| !path.as_os_str().is_empty()) {
         match rustix::fs::statvfs(path) {

@@ -76,6 +76,14 @@ pub enum ManifestError {
 }
 
 impl RoundManifest {
+    /// Bytes that it brings at most: all but the zeros that are listed here.
+    #[must_use]
+    pub fn may_bring(&self) -> u64 {
+        let zeros = self.chunks.iter().filter(|chunk| chunk.is_zero());
+        self.size
+            .saturating_sub(zeros.map(|chunk| u64::from(chunk.len)).sum())
+    }
+
     /// The description of a round, with its bytes if they are at most `inline`, itself no more than [`MAX_INLINE`].
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_migrate::docker::{EngineError, NamedImage};
-use blosm_migrate::resources::{Readings, ResourceError};
+use blosm_migrate::resources::{Readings, ResourceError, disk};
 use bytesize::ByteSize;
 
 use super::brought::Arrival;
@@ -19,6 +19,9 @@ use crate::parts::Parts;
 const LOOK: Duration = Duration::from_secs(60);
 /// Younger images may belong to an attempt that is not written down anywhere yet, in seconds.
 const YOUNG_S: u64 = 600;
+/// What the disks are called.
+const ENGINE: &str = "this node's engine";
+const DATA: &str = "this node's data directory";
 /// Digits of an attempt that the names of its images hold at least.
 const ATTEMPT_DIGITS: usize = 8;
 
@@ -27,15 +30,33 @@ const ATTEMPT_DIGITS: usize = 8;
 pub(super) enum DiskLow {
     /// Too little is free.
     #[error(
-        "{} of {} are free under this node's engine, and with less than {} (migration.stage_free) nothing is fetched; remove images or files there",
+        "{} of {} are free under {place}, and with less than {} ({key}) nothing is fetched; remove images or files there",
         ByteSize::b(*free), ByteSize::b(*total), ByteSize::b(*least)
     )]
     Low {
+        /// Which disk.
+        place: &'static str,
+        /// What sets the least.
+        key: &'static str,
         /// Bytes free.
         free: u64,
         /// Bytes of the file system.
         total: u64,
         /// Bytes that have to be free.
+        least: u64,
+    },
+    /// What is on its way does not fit.
+    #[error("{} are to come, and of the {} that are free under {place}, {} stay free (migration.claim_free)",
+        ByteSize::b(*bytes), ByteSize::b(*free), ByteSize::b(*least)
+    )]
+    TooMuch {
+        /// Which disk.
+        place: &'static str,
+        /// What is to come.
+        bytes: u64,
+        /// Bytes free.
+        free: u64,
+        /// Bytes that have to stay free.
         least: u64,
     },
     /// It is not known.
@@ -61,10 +82,23 @@ impl Budget {
         let least = least(&readings);
         if readings.disk_free < least {
             return Err(DiskLow::Low {
+                place: ENGINE,
+                key: "migration.stage_free",
                 free: readings.disk_free,
                 total: readings.disk_total,
                 least,
             });
+        }
+        Ok(())
+    }
+
+    /// Whether so many bytes more may come: they go through the data directory, where the session journal needs its room, to
+    /// the engine.
+    pub(super) fn may_take(&self, parts: &Parts, bytes: u64) -> Result<(), DiskLow> {
+        let config = &parts.config;
+        let engine = parts.engine.root_dir();
+        for (place, root) in [(ENGINE, engine.as_path()), (DATA, &config.data_dir)] {
+            fits(place, disk(root)?, config.migration.claim_free, bytes)?;
         }
         Ok(())
     }
@@ -107,6 +141,29 @@ pub(super) async fn keep(parts: Arc<Parts>) {
             _ = look.tick() => parts.budget.sweep(&parts).await,
         }
     }
+}
+
+/// Whether `bytes` may come to a disk, of which a share stays free.
+fn fits(place: &'static str, (free, total): (u64, u64), stays_free: f64, bytes: u64) -> Result<(), DiskLow> {
+    let least = share(total, stays_free);
+    if free < least {
+        return Err(DiskLow::Low {
+            place,
+            key: "migration.claim_free",
+            free,
+            total,
+            least,
+        });
+    }
+    if free - least < bytes {
+        return Err(DiskLow::TooMuch {
+            place,
+            bytes,
+            free,
+            least,
+        });
+    }
+    Ok(())
 }
 
 /// That share of so many bytes.
@@ -311,6 +368,8 @@ mod tests {
     #[test]
     fn the_refusal_says_what_to_change() {
         let low = DiskLow::Low {
+            place: ENGINE,
+            key: "migration.stage_free",
             free: 5 << 30,
             total: 100 << 30,
             least: 10 << 30,
@@ -318,6 +377,18 @@ mod tests {
         assert_eq!(
             low.to_string(),
             "5.0 GiB of 100.0 GiB are free under this node's engine, and with less than 10.0 GiB (migration.stage_free) nothing is fetched; remove images or files there"
+        );
+    }
+
+    #[test]
+    fn what_comes_leaves_the_share_that_stays_free() {
+        let of = |free, bytes| fits(DATA, (free, 1000), 0.05, bytes);
+        assert!(of(60, 10).is_ok());
+        assert!(matches!(of(60, 11), Err(DiskLow::TooMuch { least: 50, .. })));
+        assert!(matches!(of(49, 0), Err(DiskLow::Low { least: 50, .. })));
+        assert_eq!(
+            of(60, 11).unwrap_err().to_string(),
+            "11 B are to come, and of the 60 B that are free under this node's data directory, 50 B stay free (migration.claim_free)"
         );
     }
 }

@@ -33,6 +33,10 @@ impl Incoming {
                 if !self.applied {
                     self.clean_up(&error).await;
                 }
+                if error.is_disk() {
+                    // Worth less than the room of the session journal.
+                    let _ = tokio::fs::remove_dir_all(&self.spool).await;
+                }
                 // An attempt that the owner never announced is no migration, only a question.
                 if self.announced.is_some() || self.visit.how.reason != MoveReason::Mobility {
                     self.publish_report(Some(error.word()));

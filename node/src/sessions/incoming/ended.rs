@@ -73,6 +73,19 @@ impl Ended {
         "overtaken",
     ];
 
+    /// Whether a disk of this node is too full for what was to come.
+    pub(super) fn is_disk(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::Disk(budget::DiskLow::Unreadable(_)) => false,
+            Self::Disk(_) => true,
+            Self::Pull(PullError::Io { source, .. }) => {
+                matches!(source.kind(), StorageFull | QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the source has said that rounds can't carry what the container holds.
     pub(super) fn is_unsupported(&self) -> bool {
         matches!(self, Self::Pull(PullError::Refused(WireError::Unsupported)))
@@ -82,6 +95,7 @@ impl Ended {
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.word(),
+            _ if self.is_disk() => "disk",
             Self::NoAnswer(_) => "no_answer",
             Self::OtherAnswer => "other_answer",
             Self::NotProven => "not_proven",
@@ -116,6 +130,20 @@ impl From<blosm_migrate::docker::ImageError> for Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_one_whoever_meets_it() {
+        let pull = |kind: std::io::ErrorKind| {
+            Ended::Pull(PullError::Io {
+                path: PathBuf::from("x"),
+                source: kind.into(),
+            })
+        };
+        let full = pull(std::io::ErrorKind::StorageFull);
+        assert!(full.is_disk() && full.word() == "disk");
+        let other = pull(std::io::ErrorKind::PermissionDenied);
+        assert!(!other.is_disk() && other.word() == "pull");
+    }
 
     #[test]
     fn every_end_is_named_by_a_word_of_the_list() {

@@ -227,6 +227,7 @@ impl Incoming {
         applied: &mut Applied,
         manifest: RoundManifest,
     ) -> Result<u64, Ended> {
+        self.parts.budget.may_take(&self.parts, manifest.may_bring())?;
         let begin = Instant::now();
         let (number, delta, size) = (manifest.number, manifest.root, manifest.size);
         let (reader, writer) = std::io::pipe().map_err(Ended::Pipe)?;

@@ -85,6 +85,10 @@ impl Incoming {
         let rtt = asked.elapsed();
         let held = self.parts.engine.held_chains().await?;
         let lacking = held.lacking(&identity.diff_ids);
+        let to_come = manifest.layers.iter();
+        let to_come = to_come.filter(|layer| lacking.contains(&layer.diff_id));
+        let bytes = to_come.fold(0_u64, |bytes, layer| bytes.saturating_add(layer.size));
+        self.parts.budget.may_take(&self.parts, bytes)?;
         // In the cut nothing is worth the time of looking for it.
         let seeds = match which {
             WhichImage::Final => None,
