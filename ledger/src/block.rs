@@ -1,6 +1,6 @@
 //! Blocks: the header that is hashed, the transactions that it commits to, and the certificate that makes it final.
 
-use borsh::{BorshDeserialize, BorshSerialize};
+use borsh::BorshSerialize;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
@@ -10,15 +10,18 @@ use crate::key::PublicKey;
 use crate::merkle;
 use crate::transaction::{DecodeError, Transaction};
 
-/// The header version that this crate writes and reads.
+/// The oldest header version that this crate reads.
 pub const HEADER_VERSION: u16 = 1;
+/// The newest that it reads, and the one that it writes.
+pub const NEWEST_VERSION: u16 = if cfg!(feature = "next") { 2 } else { 1 };
 /// A version that is further ahead than this is no later version but junk, whose sender is at fault.
 const MAX_LEAP: u16 = 255;
 
 /// What a block's hash covers. The seal is outside it: see [`Certificate`].
-#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, BorshDeserialize, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, BorshSerialize, Serialize, Deserialize)]
+#[cfg_attr(not(feature = "next"), derive(borsh::BorshDeserialize))]
 pub struct Header {
-    /// [`HEADER_VERSION`]. It comes first, so that any version can be told from the first two bytes.
+    /// [`HEADER_VERSION`] to [`NEWEST_VERSION`]. It comes first, so that any version can be told from the first two bytes.
     pub version: u16,
     /// The network.
     pub chain_id: Hash,
@@ -48,6 +51,11 @@ pub struct Header {
     pub sessions_root: Hash,
     /// The highest height that 90 % of the members are known to hold. Never falls, and lies below this height.
     pub confirmed_height: u64,
+    /// What version 2 adds.
+    #[cfg(feature = "next")]
+    #[borsh(serialize_with = "crate::next::write_addition")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addition: Option<u64>,
 }
 
 impl Header {
@@ -112,11 +120,6 @@ impl SealedBlock {
     /// Decodes canonical bytes. Every length is checked against the protocol's limits before what it announces is
     /// decoded: the whole, the number of transactions, each transaction, the number of signatures.
     pub fn decode(bytes: &[u8]) -> Result<SealedBlock, DecodeError> {
-        SealedBlock::decode_up_to(bytes, HEADER_VERSION)
-    }
-
-    /// [`SealedBlock::decode`] for a reader of header versions up to `newest`.
-    pub(crate) fn decode_up_to(bytes: &[u8], newest: u16) -> Result<SealedBlock, DecodeError> {
         if bytes.len() > MAX_BLOCK_BYTES {
             return Err(DecodeError::TooLarge {
                 found: bytes.len(),
@@ -124,7 +127,7 @@ impl SealedBlock {
             });
         }
         let rest = &mut { bytes };
-        let header = read_header(rest, newest)?;
+        let header = read_header(rest)?;
         let transactions = read_transactions(rest)?;
         let certificate = Certificate::read(rest)?;
         if !rest.is_empty() {
@@ -139,12 +142,12 @@ impl SealedBlock {
 
 /// The header of a block whose body only a later version reads, if the authorities sealed it. Where the unknown ends
 /// nobody here can tell, so the certificate is read from the end. Says nothing of the body.
-pub(crate) fn read_sealed_header(bytes: &[u8], newest: u16, genesis: &Genesis) -> Option<Header> {
+pub(crate) fn read_sealed_header(bytes: &[u8], genesis: &Genesis) -> Option<Header> {
     if bytes.len() > MAX_BLOCK_BYTES {
         return None;
     }
     let rest = &mut { bytes };
-    let header = read_header(rest, newest).ok()?;
+    let header = read_header(rest).ok()?;
     let (chain_id, authorities) = (genesis.chain_id(), &genesis.authorities);
     if header.chain_id != chain_id {
         return None;
@@ -165,11 +168,11 @@ pub(crate) fn read_sealed_header(bytes: &[u8], newest: u16, genesis: &Genesis) -
 }
 
 /// Decodes a header, telling a later version apart from wrong bytes.
-fn read_header(rest: &mut &[u8], newest: u16) -> Result<Header, DecodeError> {
+pub(crate) fn read_header(rest: &mut &[u8]) -> Result<Header, DecodeError> {
     let version = read::<u16>(&mut { *rest })?;
-    if (HEADER_VERSION..=newest).contains(&version) {
+    if (HEADER_VERSION..=NEWEST_VERSION).contains(&version) {
         Ok(read(rest)?)
-    } else if version > newest && version - newest <= MAX_LEAP {
+    } else if version > NEWEST_VERSION && version - NEWEST_VERSION <= MAX_LEAP {
         Err(DecodeError::UnknownVersion(version))
     } else {
         Err(DecodeError::Malformed)
@@ -251,6 +254,8 @@ mod tests {
                 member_count: 0,
                 sessions_root: Hash::ZERO,
                 confirmed_height: 0,
+                #[cfg(feature = "next")]
+                addition: None,
             };
             let vote = vote_bytes(chain_id, 7, 0, header.hash());
             let certificate = Certificate {
@@ -261,7 +266,7 @@ mod tests {
                     .collect(),
             };
             let bytes = [canonical(&header), vec![0xff; 500], canonical(&certificate)].concat();
-            let read = |bytes: &[u8]| read_sealed_header(bytes, HEADER_VERSION, &genesis);
+            let read = |bytes: &[u8]| read_sealed_header(bytes, &genesis);
             assert_eq!(read(&bytes), Some(header.clone()));
             // Neither another header nor less than the whole seal, and no bytes of any length panic.
             let mut other = bytes.clone();

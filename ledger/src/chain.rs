@@ -16,7 +16,7 @@ use std::sync::Arc;
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
-use crate::block::{Block, HEADER_VERSION, Header, SealedBlock};
+use crate::block::{Block, HEADER_VERSION, Header, NEWEST_VERSION, SealedBlock};
 use crate::certificate::Certificate;
 use crate::evidence::Evidence;
 use crate::genesis::Genesis;
@@ -75,8 +75,6 @@ pub struct Chain {
     authorities_hash: Hash,
     head: Head,
     state: State,
-    /// The newest header version that is read, and the one that is sealed.
-    version: u16,
 }
 
 /// A block that a quorum of this network's authorities sealed. Nothing is known yet of its place or its body.
@@ -167,7 +165,6 @@ impl Chain {
             genesis: Arc::new(genesis),
             head,
             state,
-            version: HEADER_VERSION,
         }
     }
 
@@ -181,17 +178,6 @@ impl Chain {
     #[must_use]
     pub fn chain_id(&self) -> Hash {
         self.chain_id
-    }
-
-    /// The newest header version that this chain reads, and the one that it seals.
-    #[must_use]
-    pub fn version(&self) -> u16 {
-        self.version
-    }
-
-    /// Makes it the chain of a later version of this program.
-    pub(crate) fn pretend(&mut self, version: u16) {
-        self.version = version;
     }
 
     /// The newest imported block.
@@ -209,7 +195,7 @@ impl Chain {
     /// Checks what needs nothing but the genesis: network, limits, authority set, certificate.
     pub fn certify(&self, sealed: SealedBlock) -> Result<CertifiedBlock, ImportError> {
         let header = &sealed.block.header;
-        if !(HEADER_VERSION..=self.version).contains(&header.version) {
+        if !(HEADER_VERSION..=NEWEST_VERSION).contains(&header.version) {
             return Err(ImportError::UnknownVersion(header.version));
         }
         if header.chain_id != self.chain_id {
@@ -366,7 +352,7 @@ impl Chain {
         }
         let (roots, changes) = state.seal_changes();
         let header = Header {
-            version: self.version,
+            version: NEWEST_VERSION,
             chain_id: self.chain_id,
             height,
             timestamp_ms: now_ms.max(self.head.timestamp_ms.saturating_add(1)),
@@ -381,6 +367,8 @@ impl Chain {
             member_count: roots.member_count,
             sessions_root: roots.sessions_root,
             confirmed_height: confirmed_height.clamp(self.head.confirmed_height, self.head.height),
+            #[cfg(feature = "next")]
+            addition: Some(height),
         };
         let hash = header.hash();
         let certificate = Certificate::of_one(key, self.chain_id, height, hash);
@@ -423,6 +411,8 @@ impl Chain {
             member_count: 0,
             sessions_root: Hash::ZERO,
             confirmed_height: 0,
+            #[cfg(feature = "next")]
+            addition: Some(0),
         };
         // Two list lengths, the round, and one signer with its signature.
         let around = canonical(&empty).len() + 4 + 4 + 4 + 32 + 64;

@@ -134,26 +134,6 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// [`Ledger::open`] as a later version of this program would, whose newest header version is `version`. For tests of
-    /// the nodes that meet it.
-    #[doc(hidden)]
-    pub fn open_as(
-        path: &Path,
-        genesis: Genesis,
-        key: Option<SecretKey>,
-        version: u16,
-    ) -> Result<Ledger, LedgerError> {
-        let mut ledger = Ledger::open(path, genesis, key)?;
-        ledger.chain.pretend(version);
-        Ok(ledger)
-    }
-
-    /// The newest header version that this node reads, and the one that it seals.
-    #[must_use]
-    pub fn version(&self) -> u16 {
-        self.chain.version()
-    }
-
     /// The newest block.
     #[must_use]
     pub fn head(&self) -> Head {
@@ -261,16 +241,11 @@ impl Ledger {
         Ok(Some(sealed))
     }
 
-    /// Decodes a block of any header version that this node reads; see [`SealedBlock::decode`].
-    pub fn decode(&self, bytes: &[u8]) -> Result<SealedBlock, ImportError> {
-        Ok(SealedBlock::decode_up_to(bytes, self.chain.version())?)
-    }
-
-    /// The header of a block that [`Ledger::decode`] cannot read for a kind of a later version, if the authorities sealed
+    /// The header of a block that [`SealedBlock::decode`] cannot read for a kind of a later version, if the authorities sealed
     /// it. Says nothing of the transactions.
     #[must_use]
     pub fn sealed_header(&self, bytes: &[u8]) -> Option<Header> {
-        read_sealed_header(bytes, self.chain.version(), self.genesis())
+        read_sealed_header(bytes, self.genesis())
     }
 
     /// Verifies a block and makes it the head. It is on disk, synced, before this returns.

@@ -48,6 +48,8 @@ mod ledger;
 mod members;
 pub mod merkle;
 mod newer;
+#[cfg(feature = "next")]
+mod next;
 mod payload;
 mod pool;
 mod refusal;
@@ -61,7 +63,7 @@ mod transaction;
 
 pub use ack::{Ack, AckBody, AckError, MAX_SOFTWARE, VerifiedAck};
 pub use acks::{Acks, Confirmations, threshold};
-pub use block::{Block, HEADER_VERSION, Header, SealedBlock};
+pub use block::{Block, HEADER_VERSION, Header, NEWEST_VERSION, SealedBlock};
 pub use certificate::{Certificate, CertificateError, vote_bytes};
 pub use chain::{CertifiedBlock, Chain, CheckedBlock, Head, Proposal};
 pub use evidence::{Evidence, MAX_EVIDENCE};

@@ -5,7 +5,7 @@ use std::fmt;
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
-use crate::block::HEADER_VERSION;
+use crate::block::NEWEST_VERSION;
 use crate::payload::{KINDS, RESERVED_KINDS};
 
 /// Something that only a later version can read. Nobody's fault: this node needs an upgrade.
@@ -24,7 +24,7 @@ impl fmt::Display for Newer {
             Newer::Header(version) => {
                 write!(
                     f,
-                    "header version {version}, and this blosm reads {HEADER_VERSION}"
+                    "header version {version}, and this blosm reads {NEWEST_VERSION}"
                 )
             }
             Newer::Kind(tag) => {

@@ -16,14 +16,14 @@ use rocksdb::{ColumnFamily, DB, WriteBatch, WriteOptions};
 pub use error::{Damage, StoreError};
 pub use figures::StoreFigures;
 
-use crate::block::{Block, Header, SealedBlock, read_transactions};
+use crate::block::{Block, Header, SealedBlock, read_header, read_transactions};
 use crate::certificate::Certificate;
 use crate::chain::CheckedBlock;
 use crate::evidence::Evidence;
 use crate::genesis::Genesis;
 use crate::hash::{Hash, canonical};
 use crate::state::{Changes, State};
-use crate::transaction::Transaction;
+use crate::transaction::{DecodeError, Transaction};
 use columns::{ADMISSION, Column, EVICTED, EVIDENCE_KEY, HEAD_KEY, MEMBER, RESUMED_KEY, height_key, tagged};
 pub(crate) use startup::Loaded;
 
@@ -126,9 +126,14 @@ impl Store {
 
     /// The header and certificate of a height.
     pub(crate) fn header(&self, height: u64) -> Result<Option<(Header, Certificate)>, StoreError> {
-        self.get(Column::Headers, &height_key(height))?
-            .map(|bytes| self.decode("header", height, &bytes))
-            .transpose()
+        let Some(bytes) = self.get(Column::Headers, &height_key(height))? else {
+            return Ok(None);
+        };
+        let rest = &mut bytes.as_slice();
+        let read = read_header(rest).and_then(|header| Ok((header, Certificate::read(rest)?)));
+        let found = read.map_err(|error| self.unreadable("header", height, &error))?;
+        self.ends(rest, "header", height)?;
+        Ok(Some(found))
     }
 
     /// The transactions of a height.
@@ -137,13 +142,10 @@ impl Store {
             return Ok(None);
         };
         let rest = &mut bytes.as_slice();
-        match read_transactions(rest) {
-            Ok(transactions) if rest.is_empty() => Ok(Some(transactions)),
-            _ => Err(self.damaged(Damage::Wrong {
-                index: "body",
-                height,
-            })),
-        }
+        let transactions =
+            read_transactions(rest).map_err(|error| self.unreadable("body", height, &error))?;
+        self.ends(rest, "body", height)?;
+        Ok(Some(transactions))
     }
 
     /// The block of a height.
@@ -187,13 +189,23 @@ impl Store {
         self.db.get_cf(self.column(column), key).map_err(StoreError::Read)
     }
 
-    fn decode<T: BorshDeserialize>(
-        &self,
-        index: &'static str,
-        height: u64,
-        bytes: &[u8],
-    ) -> Result<T, StoreError> {
-        borsh::from_slice(bytes).map_err(|_| self.damaged(Damage::Wrong { index, height }))
+    /// What cannot be decoded is damaged, or of a later version, which is to be told apart: its operator must remove nothing.
+    fn unreadable(&self, index: &'static str, height: u64, error: &DecodeError) -> StoreError {
+        match error.newer() {
+            Some(newer) => StoreError::Newer {
+                path: self.path.clone(),
+                height,
+                newer,
+            },
+            None => self.damaged(Damage::Wrong { index, height }),
+        }
+    }
+
+    fn ends(&self, rest: &[u8], index: &'static str, height: u64) -> Result<(), StoreError> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        Err(self.damaged(Damage::Wrong { index, height }))
     }
 
     fn damaged(&self, what: Damage) -> StoreError {

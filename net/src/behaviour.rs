@@ -8,7 +8,7 @@ use libp2p::kad::store::MemoryStore;
 use libp2p::request_response::{self, OutboundRequestId, ProtocolSupport};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{PeerId, StreamProtocol, connection_limits, identify, kad, mdns, ping};
+use libp2p::{PeerId, connection_limits, identify, kad, mdns, ping};
 use prometheus_client::registry::Registry;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,9 @@ use crate::config::NetConfig;
 use crate::doors::{Doors, Rules, ip_of};
 use crate::error::NetError;
 use crate::gated::Gated;
-use crate::protocol::{Protocol, Topic, network_version};
+use crate::protocol::{
+    KAD_MAJOR, Protocol, REACH_MAJORS, Topic, network_version, stream_protocol, stream_protocols,
+};
 use crate::reach;
 
 /// Connections of one cell of about 200 nodes, some of them twice for a moment, and strangers. Authorities do not count.
@@ -198,13 +200,15 @@ fn reach(net8: &str) -> Exchange {
         .with_max_concurrent_streams(2 * REACH_IN_FLIGHT);
     request_response::Behaviour::with_codec(
         FrameCodec::with_limits(reach::MAX_QUESTION, reach::MAX_ASKED, REACH_TIMEOUT),
-        [(own_protocol("reach", net8), ProtocolSupport::Full)],
+        stream_protocols(net8, reach::REACH, REACH_MAJORS)
+            .into_iter()
+            .map(|name| (name, ProtocolSupport::Full)),
         config,
     )
 }
 
 fn kad(local: PeerId, net8: &str) -> kad::Behaviour<MemoryStore> {
-    let mut config = kad::Config::new(own_protocol("kad", net8));
+    let mut config = kad::Config::new(stream_protocol(net8, "kad", KAD_MAJOR));
     config
         .set_query_timeout(SEARCH_TIMEOUT)
         // Addresses come from members that say them of themselves, see the task.
@@ -233,10 +237,6 @@ fn mdns(local: PeerId) -> Option<mdns::tokio::Behaviour> {
     }
 }
 
-fn own_protocol(name: &str, net8: &str) -> StreamProtocol {
-    StreamProtocol::try_from_owned(format!("/blosm/{net8}/{name}/1")).expect("the name starts with a slash")
-}
-
 fn gossip(net8: &str, registry: &mut Registry) -> Result<Gossip, NetError> {
     let mut config = gossipsub::ConfigBuilder::default();
     config
@@ -256,15 +256,15 @@ fn gossip(net8: &str, registry: &mut Registry) -> Result<Gossip, NetError> {
         .connection_handler_queue_len(QUEUE_PER_PEER)
         .max_publish_messages(MAX_MESSAGES_PER_RPC)
         .max_transmit_size(Topic::Block.max_bytes() + FRAME_MARGIN);
-    for topic in Topic::ALL {
+    for (topic, major) in Topic::all() {
         let limit = topic.max_bytes() + ENVELOPE;
-        config.max_transmit_size_for_topic(limit, topic.ident(net8).hash());
+        config.max_transmit_size_for_topic(limit, topic.ident(net8, major).hash());
     }
     let config = config
         .build()
         .map_err(|error| NetError::Gossip(error.to_string()))?;
-    let ours = Topic::ALL.map(|topic| topic.ident(net8).hash());
-    let filter = gossipsub::WhitelistSubscriptionFilter(ours.into_iter().collect());
+    let ours = Topic::all().map(|(topic, major)| topic.ident(net8, major).hash());
+    let filter = gossipsub::WhitelistSubscriptionFilter(ours.collect());
     let mut gossip = Gossip::new_with_subscription_filter(MessageAuthenticity::Anonymous, config, filter)
         .map_err(|error| NetError::Gossip(error.to_owned()))?
         .with_metrics(
@@ -279,9 +279,9 @@ fn gossip(net8: &str, registry: &mut Registry) -> Result<Gossip, NetError> {
     gossip
         .with_peer_score(params, thresholds)
         .map_err(NetError::Gossip)?;
-    for topic in Topic::ALL {
+    for (topic, major) in Topic::all() {
         gossip
-            .subscribe(&topic.ident(net8))
+            .subscribe(&topic.ident(net8, major))
             .map_err(|error| NetError::Gossip(error.to_string()))?;
     }
     Ok(gossip)

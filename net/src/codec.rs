@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::prelude::*;
 use libp2p::{StreamProtocol, request_response};
 
-use crate::protocol::Protocol;
+use crate::event::Answer;
+use crate::protocol::{Protocol, major_of};
 
 /// How much is reserved at once while a frame is read: a peer pays for memory with bytes, not with a claimed length.
 const STEP: usize = 64 * 1024;
@@ -14,11 +15,19 @@ const STEP: usize = 64 * 1024;
 /// a step takes a tenth of it.
 const STEP_TIME: Duration = Duration::from_secs(10);
 
-/// What came in as a request. The two that are none are reported all the same, since only a report names the peer.
+/// What goes out as a request, or came in as one. The two that are none are reported all the same, since only a report
+/// names the peer.
 #[derive(Debug)]
 pub(crate) enum Request {
+    /// To be sent: the message in each major. Which of them goes is known when the two ends have settled on one.
+    Out(Vec<(u16, Vec<u8>)>),
     /// A request within its limits.
-    Whole(Vec<u8>),
+    Whole {
+        /// The major in which it came, and in which its answer goes.
+        major: u16,
+        /// The message.
+        data: Vec<u8>,
+    },
     /// A frame over the limit; none of it was read.
     Oversize,
     /// A frame that was begun and did not go on.
@@ -53,42 +62,57 @@ impl FrameCodec {
 impl request_response::Codec for FrameCodec {
     type Protocol = StreamProtocol;
     type Request = Request;
-    type Response = Vec<u8>;
+    type Response = Answer;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Request>
+    async fn read_request<T>(&mut self, name: &StreamProtocol, io: &mut T) -> io::Result<Request>
     where
         T: AsyncRead + Unpin + Send,
     {
         match read_frame(io, self.max_request, self.step).await {
-            Ok(frame) => Ok(Request::Whole(frame)),
+            Ok(data) => Ok(Request::Whole {
+                major: major_of(name),
+                data,
+            }),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Request::Oversize),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Request::Stalled),
             Err(error) => Err(error),
         }
     }
 
-    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Vec<u8>>
+    async fn read_response<T>(&mut self, name: &StreamProtocol, io: &mut T) -> io::Result<Answer>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read_frame(io, self.max_response, self.step).await
+        Ok(Answer {
+            major: major_of(name),
+            data: read_frame(io, self.max_response, self.step).await?,
+        })
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Request) -> io::Result<()>
+    async fn write_request<T>(
+        &mut self,
+        name: &StreamProtocol,
+        io: &mut T,
+        request: Request,
+    ) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        match request {
-            Request::Whole(frame) => write_frame(io, &frame, self.max_request, self.step).await,
-            Request::Oversize | Request::Stalled => Err(io::ErrorKind::InvalidInput.into()),
-        }
+        let Request::Out(messages) = request else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let settled = major_of(name);
+        let Some((_, frame)) = messages.into_iter().find(|(major, _)| *major == settled) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        write_frame(io, &frame, self.max_request, self.step).await
     }
 
-    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Vec<u8>) -> io::Result<()>
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: Answer) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write_frame(io, &response, self.max_response, self.step).await
+        write_frame(io, &response.data, self.max_response, self.step).await
     }
 }
 
@@ -174,6 +198,40 @@ mod tests {
             wire.set_position(0);
             assert_eq!(block_on(read_frame(&mut wire, size, STEP_TIME)).unwrap(), body);
         }
+    }
+
+    #[test]
+    fn the_stream_says_which_major_is_written_and_what_was_read() {
+        use request_response::Codec;
+
+        use crate::protocol::stream_protocol;
+        let mut codec = FrameCodec::new(Protocol::Ledger);
+        let out = || Request::Out(vec![(2, b"new".to_vec()), (1, b"old".to_vec())]);
+        for (settled, expected) in [(1, b"old"), (2, b"new")] {
+            let name = stream_protocol("0a1b2c3d", "ledger", settled);
+            let mut wire = Cursor::new(Vec::new());
+            block_on(codec.write_request(&name, &mut wire, out())).unwrap();
+            wire.set_position(0);
+            let read = block_on(codec.read_request(&name, &mut wire)).unwrap();
+            assert!(
+                matches!(&read, Request::Whole { major, data } if *major == settled && data == expected),
+                "{read:?}"
+            );
+            let answer = Answer {
+                major: settled,
+                data: expected.to_vec(),
+            };
+            let mut wire = Cursor::new(Vec::new());
+            block_on(codec.write_response(&name, &mut wire, answer.clone())).unwrap();
+            wire.set_position(0);
+            assert_eq!(block_on(codec.read_response(&name, &mut wire)).unwrap(), answer);
+        }
+        // A major that the message has no bytes for writes none.
+        let name = stream_protocol("0a1b2c3d", "ledger", 3);
+        let mut wire = Cursor::new(Vec::new());
+        let error = block_on(codec.write_request(&name, &mut wire, out())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(wire.into_inner().is_empty());
     }
 
     #[test]

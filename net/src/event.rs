@@ -45,13 +45,30 @@ pub enum NetEvent {
     },
 }
 
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The major of the protocol that the two ends settled on: in it the request went, and the answer came.
+    pub major: u16,
+    /// The message.
+    pub data: Vec<u8>,
+}
+
 /// Names one received gossip message. While it lives, the message's bytes count as waiting.
 pub struct GossipId {
     pub(crate) topic: Topic,
+    pub(crate) major: u16,
     pub(crate) message: MessageId,
     pub(crate) source: PeerId,
     pub(crate) _waiting: OwnedSemaphorePermit,
     pub(crate) _share: OwnedSemaphorePermit,
+}
+
+impl GossipId {
+    /// The major of the topic on which it came.
+    pub fn major(&self) -> u16 {
+        self.major
+    }
 }
 
 impl fmt::Debug for GossipId {
@@ -84,6 +101,7 @@ impl From<Verdict> for MessageAcceptance {
 /// Takes the answer to one request. Dropping it ends the stream without an answer.
 #[must_use = "a dropped reply refuses the request"]
 pub struct Reply {
+    pub(crate) major: u16,
     pub(crate) answer: oneshot::Sender<Vec<u8>>,
     pub(crate) limit: usize,
     pub(crate) _waiting: OwnedSemaphorePermit,
@@ -102,6 +120,11 @@ impl Reply {
             return;
         }
         let _ = self.answer.send(response);
+    }
+
+    /// The major of the protocol in which the request came; the answer is to be of the same.
+    pub fn major(&self) -> u16 {
+        self.major
     }
 
     /// The longest answer in bytes.

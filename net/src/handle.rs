@@ -1,6 +1,7 @@
 //! The handle that the rest of the node holds.
 
 use std::collections::{BTreeMap, HashMap};
+use std::iter::{repeat_n, zip};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::config::NetConfig;
 use crate::counters::{Counters, Live, count};
 use crate::error::{NetError, PublishError, RequestError};
-use crate::event::{GossipId, NetEvent, Verdict};
+use crate::event::{Answer, GossipId, NetEvent, Verdict};
 use crate::learnt::Found;
 use crate::protocol::{Protocol, Topic};
 use crate::reach::Reachability;
@@ -63,6 +64,8 @@ pub struct PeerInfo {
     pub agent: String,
     /// The protocols that it speaks, by its own words, sorted: at most 32 of at most 128 printable characters.
     pub protocols: Vec<String>,
+    /// The major of each protocol in which the two ends last talked.
+    pub majors: BTreeMap<Protocol, u16>,
     /// How it has behaved: 0 is best, and at -50 it is disconnected and kept out for a while.
     pub score: i32,
 }
@@ -103,8 +106,9 @@ pub(crate) enum Command {
     Request {
         peer: PeerId,
         protocol: Protocol,
-        data: Vec<u8>,
-        answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+        /// In each major that this node offers.
+        messages: Vec<(u16, Vec<u8>)>,
+        answer: oneshot::Sender<Result<Answer, RequestError>>,
     },
     DialBack {
         peer: PeerId,
@@ -210,7 +214,36 @@ impl NetHandle {
         protocol: Protocol,
         data: Vec<u8>,
     ) -> Result<Vec<u8>, RequestError> {
-        let (size, limit) = (data.len(), protocol.limits().max_request);
+        let majors = protocol.majors();
+        let messages = zip(majors.iter().copied(), repeat_n(data, majors.len()));
+        let answer = self.ask(peer, protocol, messages.collect()).await?;
+        Ok(answer.data)
+    }
+
+    /// [`NetHandle::request`] where majors differ: `encode` gives the message in each that this node offers. Which of them
+    /// was sent stands in the answer.
+    ///
+    /// # Errors
+    /// As [`NetHandle::request`].
+    pub async fn request_by_major(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+        encode: impl Fn(u16) -> Vec<u8>,
+    ) -> Result<Answer, RequestError> {
+        let majors = protocol.majors().iter();
+        let messages = majors.map(|major| (*major, encode(*major))).collect();
+        self.ask(peer, protocol, messages).await
+    }
+
+    async fn ask(
+        &self,
+        peer: PeerId,
+        protocol: Protocol,
+        messages: Vec<(u16, Vec<u8>)>,
+    ) -> Result<Answer, RequestError> {
+        let size = messages.iter().map(|(_, data)| data.len()).max().unwrap_or(0);
+        let limit = protocol.limits().max_request;
         if size > limit {
             return Err(RequestError::TooLarge { size, limit });
         }
@@ -218,7 +251,7 @@ impl NetHandle {
         let command = Command::Request {
             peer,
             protocol,
-            data,
+            messages,
             answer,
         };
         if self.shared.commands.send(command).await.is_err() {

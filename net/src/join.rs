@@ -10,6 +10,7 @@ use libp2p::{Multiaddr, PeerId, SwarmBuilder, noise, ping, tcp, yamux};
 
 use crate::book::split_peer;
 use crate::codec::{FrameCodec, Request};
+use crate::event::Answer;
 use crate::identity::keypair;
 use crate::protocol::{Protocol, check_prefix};
 
@@ -125,7 +126,9 @@ pub async fn ask_to_join(seed: &[u8; 32], question: JoinQuestion) -> Result<Join
     swarm
         .dial(options)
         .map_err(|error| unreachable(error.to_string()))?;
-    let request = Request::Whole(question.request);
+    let majors = Protocol::Join.majors().iter();
+    let request = majors.map(|major| (*major, question.request.clone()));
+    let request = Request::Out(request.collect());
     swarm.behaviour_mut().join.send_request(&authority, request);
     let mut asking = Asked {
         authority,
@@ -178,13 +181,13 @@ impl Asked {
         Ok(())
     }
 
-    fn on_join(&mut self, event: request_response::Event<Request, Vec<u8>>) -> Result<(), JoinError> {
+    fn on_join(&mut self, event: request_response::Event<Request, Answer>) -> Result<(), JoinError> {
         use request_response::{Event, Message};
         match event {
             Event::Message {
                 message: Message::Response { response, .. },
                 ..
-            } => self.response = Some((response, Instant::now(), SystemTime::now())),
+            } => self.response = Some((response.data, Instant::now(), SystemTime::now())),
             Event::OutboundFailure { error, .. } => {
                 return Err(match error {
                     OutboundFailure::UnsupportedProtocols => JoinError::Unsupported(self.authority),

@@ -59,7 +59,7 @@ pub use config::NetConfig;
 pub use counters::Counters;
 pub use doors::Refusal;
 pub use error::{NetError, PublishError, RequestError};
-pub use event::{GossipId, NetEvent, Reply, Verdict};
+pub use event::{Answer, GossipId, NetEvent, Reply, Verdict};
 pub use handle::{Direction, NetHandle, Network, PeerInfo, Peers};
 pub use identity::{key_of_peer, peer_of_key};
 pub use join::{JoinAnswer, JoinError, JoinQuestion, ask_to_join};

@@ -1,6 +1,6 @@
 //! The connections that are up: which of two to one peer stays, and which peers have gone silent or deaf. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +10,7 @@ use libp2p::{Multiaddr, PeerId};
 use crate::doors::ip_of;
 use crate::handle::{Direction, PeerInfo, Peers};
 use crate::learnt::Found;
-use crate::protocol::Topic;
+use crate::protocol::{Protocol, Topic};
 
 /// Two connections made within this time of each other are a meeting of two dials; it exceeds the time a dial may take.
 const MEETING: Duration = Duration::from_secs(8);
@@ -44,10 +44,12 @@ struct Peer {
     links: Vec<Link>,
     silent: u32,
     deaf: u32,
-    topics: u8,
+    /// What it is subscribed to, with the majors.
+    topics: BTreeSet<(Topic, u16)>,
     rtt: Option<Duration>,
     agent: String,
     protocols: Vec<String>,
+    majors: BTreeMap<Protocol, u16>,
 }
 
 #[derive(Debug)]
@@ -113,10 +115,11 @@ impl Links {
             links: Vec::new(),
             silent: 0,
             deaf: 0,
-            topics: 0,
+            topics: BTreeSet::new(),
             rtt: None,
             agent: String::new(),
             protocols: Vec::new(),
+            majors: BTreeMap::new(),
         });
         known.silent = 0;
         let mut left = None;
@@ -179,14 +182,26 @@ impl Links {
         }
     }
 
-    pub(crate) fn on_subscribed(&mut self, peer: &PeerId, topic: Topic, subscribed: bool) {
+    pub(crate) fn on_subscribed(&mut self, peer: &PeerId, topic: Topic, major: u16, subscribed: bool) {
         if let Some(known) = self.peers.get_mut(peer) {
             if subscribed {
-                known.topics |= topic.bit();
+                known.topics.insert((topic, major));
             } else {
-                known.topics &= !topic.bit();
+                known.topics.remove(&(topic, major));
             }
         }
+    }
+
+    /// Whether a peer is not subscribed to this major of a topic, or has not told yet.
+    pub(crate) fn lack(&self, topic: Topic, major: u16) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|known| !known.topics.contains(&(topic, major)))
+    }
+
+    /// The two ends have talked in this major of a protocol; returns whether that is new.
+    pub(crate) fn on_settled(&mut self, peer: &PeerId, protocol: Protocol, major: u16) -> bool {
+        let known = self.peers.get_mut(peer);
+        known.is_some_and(|known| known.majors.insert(protocol, major) != Some(major))
     }
 
     /// What a peer says of itself; shown, and believed in nothing.
@@ -222,15 +237,12 @@ impl Links {
     /// One round of waiting has passed; returns the peers that are to be disconnected.
     pub(crate) fn round(&mut self) -> Vec<(PeerId, Lost)> {
         // Every version has these two. A peer tells its topics all at once, and one of another version has others beside them.
-        let common = Topic::Tx.bit() | Topic::Block.bit();
+        let common = [Topic::Tx, Topic::Block];
         let mut lost = Vec::new();
         for (peer, known) in &mut self.peers {
             known.silent += 1;
-            known.deaf = if known.topics & common == common {
-                0
-            } else {
-                known.deaf + 1
-            };
+            let has = |topic: &Topic| known.topics.iter().any(|(known, _)| known == topic);
+            known.deaf = if common.iter().all(has) { 0 } else { known.deaf + 1 };
             if known.silent >= SILENT_ROUNDS {
                 known.silent = 0;
                 lost.push((*peer, Lost::Silent));
@@ -274,6 +286,7 @@ impl Links {
                     rtt: known.rtt,
                     agent: known.agent.clone(),
                     protocols: known.protocols.clone(),
+                    majors: known.majors.clone(),
                     score: 0,
                 },
             ))
@@ -379,8 +392,8 @@ mod tests {
             Found::Chain,
             Instant::now(),
         );
-        for topic in Topic::ALL {
-            links.on_subscribed(&peer, topic, true);
+        for (topic, major) in Topic::all() {
+            links.on_subscribed(&peer, topic, major, true);
         }
         for _ in 0..SILENT_ROUNDS - 1 {
             assert_eq!(links.round(), vec![]);
@@ -404,7 +417,7 @@ mod tests {
             Found::Chain,
             Instant::now(),
         );
-        links.on_subscribed(&peer, Topic::Tx, true);
+        links.on_subscribed(&peer, Topic::Tx, 1, true);
         let mut rounds = 0;
         loop {
             rounds += 1;
@@ -415,6 +428,51 @@ mod tests {
             }
         }
         assert_eq!(rounds, DEAF_ROUNDS);
+    }
+
+    #[test]
+    fn a_topic_is_lacked_until_every_peer_has_told_that_it_has_it() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        let now = Instant::now();
+        assert!(!links.lack(Topic::Block, 2), "there is nobody");
+        links.on_established(peer, id(1), Direction::Inbound, address(), Found::Inbound, now);
+        assert!(links.lack(Topic::Block, 2));
+        for major in [1, 2] {
+            assert!(links.lack(Topic::Block, 2));
+            links.on_subscribed(&peer, Topic::Block, major, true);
+        }
+        assert!(!links.lack(Topic::Block, 2));
+        assert!(links.lack(Topic::Tx, 2));
+        // One major of each is enough to be no deaf peer.
+        links.on_subscribed(&peer, Topic::Tx, 1, true);
+        for _ in 0..DEAF_ROUNDS {
+            links.on_sign_of_life(&peer);
+            assert_eq!(links.round(), vec![]);
+        }
+        links.on_subscribed(&peer, Topic::Block, 2, false);
+        assert!(links.lack(Topic::Block, 2));
+    }
+
+    #[test]
+    fn majors_are_of_one_connection() {
+        let (local, peer) = peers();
+        let mut links = Links::new(local);
+        let now = Instant::now();
+        assert!(
+            !links.on_settled(&peer, Protocol::Ledger, 1),
+            "it is not connected"
+        );
+        links.on_established(peer, id(1), Direction::Inbound, address(), Found::Inbound, now);
+        assert!(links.on_settled(&peer, Protocol::Ledger, 1));
+        assert!(!links.on_settled(&peer, Protocol::Ledger, 1));
+        assert_eq!(
+            links.view()[&peer].majors,
+            BTreeMap::from([(Protocol::Ledger, 1)])
+        );
+        links.on_closed(&peer, id(1));
+        links.on_established(peer, id(2), Direction::Inbound, address(), Found::Inbound, now);
+        assert!(links.view()[&peer].majors.is_empty(), "it may have been upgraded");
     }
 
     #[test]

@@ -14,7 +14,7 @@ const MIB: usize = 1024 * KIB;
 const GOSSIP_MARGIN: usize = 4 * KIB;
 
 /// A gossip topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
     /// Transactions on their way to the sealer.
     Tx,
@@ -50,18 +50,22 @@ impl Topic {
         }
     }
 
-    pub(crate) fn ident(self, net8: &str) -> IdentTopic {
-        IdentTopic::new(format!("/blosm/{net8}/{}/1", self.name()))
+    /// The major versions that a node subscribes to, newest first: at most its two newest, as of a [`Protocol`].
+    pub fn majors(self) -> &'static [u16] {
+        match self {
+            Topic::Block if cfg!(feature = "next") => &[2, 1],
+            Topic::Tx | Topic::Block | Topic::Status | Topic::Probe => &[1],
+        }
     }
 
-    /// A bit of its own, for sets of topics.
-    pub(crate) fn bit(self) -> u8 {
-        match self {
-            Topic::Tx => 1,
-            Topic::Block => 2,
-            Topic::Status => 4,
-            Topic::Probe => 8,
-        }
+    /// All topics with all their majors.
+    pub(crate) fn all() -> impl Iterator<Item = (Topic, u16)> {
+        let majors = |topic: Topic| topic.majors().iter().map(move |major| (topic, *major));
+        Topic::ALL.into_iter().flat_map(majors)
+    }
+
+    pub(crate) fn ident(self, net8: &str, major: u16) -> IdentTopic {
+        IdentTopic::new(format!("/blosm/{net8}/{}/{major}", self.name()))
     }
 }
 
@@ -154,8 +158,9 @@ impl Protocol {
 
     /// The major versions that a node offers, newest first: at most its two newest, so that a network can be upgraded
     /// node by node. A dialler takes the first that the listener has too.
-    fn majors(self) -> &'static [u16] {
+    pub fn majors(self) -> &'static [u16] {
         match self {
+            Protocol::Ledger if cfg!(feature = "next") => &[2, 1],
             Protocol::Ledger | Protocol::Session | Protocol::Relay | Protocol::Transfer | Protocol::Join => {
                 &[1]
             }
@@ -164,17 +169,46 @@ impl Protocol {
 
     /// The names under which this protocol is offered, in the order of preference.
     pub(crate) fn stream_protocols(self, net8: &str) -> Vec<StreamProtocol> {
-        let name = |major: &u16| {
-            StreamProtocol::try_from_owned(format!("/blosm/{net8}/{}/{major}", self.name()))
-                .expect("the name starts with a slash")
-        };
-        self.majors().iter().map(name).collect()
+        stream_protocols(net8, self.name(), self.majors())
     }
 }
 
-/// What `identify` announces; a peer that says anything else is of another network.
+/// The majors of the question whether a member can dial back.
+pub(crate) const REACH_MAJORS: &[u16] = &[1];
+/// The major of the search for members. Kademlia speaks one at a time: a new one takes a version that answers both by
+/// two behaviours.
+pub(crate) const KAD_MAJOR: u16 = 1;
+
+pub(crate) fn stream_protocols(net8: &str, name: &str, majors: &[u16]) -> Vec<StreamProtocol> {
+    majors
+        .iter()
+        .map(|major| stream_protocol(net8, name, *major))
+        .collect()
+}
+
+pub(crate) fn stream_protocol(net8: &str, name: &str, major: u16) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/blosm/{net8}/{name}/{major}"))
+        .expect("the name starts with a slash")
+}
+
+/// The major that two ends have settled on, which is one of those that this node offers.
+pub(crate) fn major_of(protocol: &StreamProtocol) -> u16 {
+    let last = protocol.as_ref().rsplit('/').next();
+    last.and_then(|major| major.parse().ok())
+        .expect("only names with a major are offered")
+}
+
+/// What `identify` announces.
 pub(crate) fn network_version(net8: &str) -> String {
-    format!("/blosm/{net8}/1")
+    format!("/blosm/{net8}/{}", if cfg!(feature = "next") { 2 } else { 1 })
+}
+
+/// Whether a peer that announces this is of the network; of another version it may be.
+pub(crate) fn is_of_network(announced: &str, net8: &str) -> bool {
+    let rest = announced
+        .strip_prefix("/blosm/")
+        .and_then(|rest| rest.strip_prefix(net8));
+    rest.is_some_and(|rest| rest.starts_with('/'))
 }
 
 pub(crate) fn check_prefix(net8: &str) -> Result<(), NetError> {
@@ -198,24 +232,47 @@ mod tests {
             ["/blosm/0a1b2c3d/relay/1"]
         );
         assert_eq!(
-            Topic::Block.ident("0a1b2c3d").hash().as_str(),
+            Topic::Block.ident("0a1b2c3d", 1).hash().as_str(),
             "/blosm/0a1b2c3d/block/1"
         );
-    }
-
-    #[test]
-    fn at_most_two_versions_are_offered_newest_first() {
-        for protocol in Protocol::ALL {
-            let majors = protocol.majors();
-            assert!((1..=2).contains(&majors.len()), "{protocol:?}: {majors:?}");
-            assert!(majors.is_sorted_by(|a, b| a > b), "{protocol:?}: {majors:?}");
+        for major in [1, 2, u16::MAX] {
+            assert_eq!(major_of(&stream_protocol("0a1b2c3d", "relay", major)), major);
         }
     }
 
     #[test]
-    fn topics_have_bits_of_their_own() {
-        let all = Topic::ALL.iter().fold(0, |all, topic| all | topic.bit());
-        assert_eq!(all.count_ones() as usize, Topic::ALL.len());
+    fn at_most_two_versions_are_offered_newest_first() {
+        let protocols = Protocol::ALL.map(|protocol| (protocol.name(), protocol.majors()));
+        let topics = Topic::ALL.map(|topic| (topic.name(), topic.majors()));
+        for (name, majors) in protocols
+            .into_iter()
+            .chain(topics)
+            .chain([("reach", REACH_MAJORS)])
+        {
+            assert!((1..=2).contains(&majors.len()), "{name}: {majors:?}");
+            assert!(majors.is_sorted_by(|a, b| a > b), "{name}: {majors:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_of_another_version_is_of_the_same_network() {
+        let net8 = "0a1b2c3d";
+        for same in [
+            network_version(net8).as_str(),
+            "/blosm/0a1b2c3d/1",
+            "/blosm/0a1b2c3d/3",
+        ] {
+            assert!(is_of_network(same, net8), "{same}");
+        }
+        for other in [
+            "",
+            "/blosm/0a1b2c3d",
+            "/blosm/0a1b2c3de/1",
+            "/blosm/00000000/1",
+            "/ipfs/0a1b2c3d/1",
+        ] {
+            assert!(!is_of_network(other, net8), "{other}");
+        }
     }
 
     #[test]

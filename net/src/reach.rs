@@ -10,6 +10,8 @@ use libp2p::multiaddr::Protocol;
 use crate::doors::ip_of;
 use crate::learnt::is_usable;
 
+/// The name of the protocol.
+pub(crate) const REACH: &str = "reach";
 /// Addresses of one question, and of one answer.
 pub(crate) const MAX_ASKED: usize = 4;
 /// Text of the longest question.

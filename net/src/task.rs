@@ -18,7 +18,7 @@ use crate::book::Book;
 use crate::buckets::Buckets;
 use crate::counters::{Live, count};
 use crate::error::RequestError;
-use crate::event::NetEvent;
+use crate::event::{Answer, NetEvent};
 use crate::handle::{Command, Peers, Wishes};
 use crate::links::{Links, ROUND};
 use crate::meter::Meter;
@@ -57,20 +57,20 @@ struct Answered {
     protocol: Protocol,
     request: InboundRequestId,
     /// None when the reply was dropped or the peer is gone.
-    answer: Option<(ResponseChannel<Vec<u8>>, Vec<u8>)>,
+    answer: Option<(ResponseChannel<Answer>, Answer)>,
 }
 
 /// What came of a member's wish to be dialled.
 struct DialledBack {
-    channel: ResponseChannel<Vec<u8>>,
-    findings: Vec<u8>,
+    channel: ResponseChannel<Answer>,
+    findings: Answer,
 }
 
 /// An outbound request that waits for its answer.
 struct Pending {
     peer: PeerId,
     since: Instant,
-    answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+    answer: oneshot::Sender<Result<Answer, RequestError>>,
 }
 
 struct Task {
@@ -153,9 +153,9 @@ impl Task {
             Command::Request {
                 peer,
                 protocol,
-                data,
+                messages,
                 answer,
-            } => self.on_request(peer, protocol, data, answer),
+            } => self.on_request(peer, protocol, messages, answer),
             Command::DialBack {
                 peer,
                 addresses,

@@ -4,6 +4,7 @@
 use super::Ledger;
 use crate::ack::{Ack, AckError, VerifiedAck};
 use crate::acks::{Confirmations, threshold};
+use crate::block::NEWEST_VERSION;
 use crate::hash::Hash;
 use crate::key::SecretKey;
 use crate::status::{Count, MAX_COUNTS, Status, StatusBody, StatusMatch, VerifiedStatus};
@@ -93,7 +94,7 @@ impl Ledger {
             version: self
                 .store
                 .header(head.height)?
-                .map_or(self.version(), |(header, _)| header.version),
+                .map_or(NEWEST_VERSION, |(header, _)| header.version),
             height: head.height,
             hash: head.hash,
             confirmed_height: self.confirmed_height(),

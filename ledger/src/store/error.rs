@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::hash::Hash;
+use crate::newer::Newer;
 
 /// What can go wrong with the ledger's directory.
 #[derive(Debug, Error)]
@@ -56,6 +57,16 @@ pub enum StoreError {
         found: u32,
         /// The schema of this version.
         ours: u32,
+    },
+    /// A later version wrote a block. Nothing is damaged.
+    #[error("block {height} in {} has {newer}: a later blosm wrote it; start that one again", .path.display())]
+    Newer {
+        /// The ledger's directory.
+        path: PathBuf,
+        /// The block's height.
+        height: u64,
+        /// What it has.
+        newer: Newer,
     },
     /// What is on disk contradicts itself and cannot be mended.
     #[error(

@@ -208,6 +208,8 @@ fn sealed_block() -> impl Strategy<Value = SealedBlock> {
                 member_count: 3,
                 sessions_root: Hash(h[2]),
                 confirmed_height: n[3],
+                #[cfg(feature = "next")]
+                addition: None,
             };
             let certificate = Certificate::of_one(&key(0), chain_id(), header.height, header.hash());
             SealedBlock {

@@ -153,6 +153,45 @@ fn another_network_and_a_later_schema_are_refused() {
 }
 
 #[test]
+fn blocks_of_a_later_version_are_no_damage() {
+    let version = NEWEST_VERSION + 1;
+    let of_version = |db: &DB| {
+        let (headers, key) = (db.cf_handle("headers").unwrap(), 12u64.to_be_bytes());
+        let mut header = db.get_cf(headers, key).unwrap().unwrap();
+        header[..2].copy_from_slice(&version.to_le_bytes());
+        header.extend([7; 40]);
+        put(db, "headers", key, header);
+    };
+    let of_kind = |db: &DB| {
+        let (bodies, key) = (db.cf_handle("bodies").unwrap(), 12u64.to_be_bytes());
+        let mut body = db.get_cf(bodies, key).unwrap().unwrap();
+        // The number of transactions, then chain_id, sender and an absent max_height stand before the kind of an opening.
+        let kind = &mut body[4 + 32 + 32 + 1];
+        assert_eq!(*kind, 2);
+        *kind = 11;
+        put(db, "bodies", key, body);
+    };
+    let refused = |change: &dyn Fn(&DB), expected: Newer| {
+        let directory = directory();
+        let (ledger, _) = sealed_story(&directory);
+        drop(ledger);
+        damage(directory.path(), change);
+        let error = refusal(directory.path());
+        assert!(
+            matches!(&error, StoreError::Newer { height: 12, newer, .. } if *newer == expected),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("start that one again") && !text.contains("emove"),
+            "{text}"
+        );
+    };
+    refused(&of_version, Newer::Header(version));
+    refused(&of_kind, Newer::Kind(11));
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_is_named() {
     let directory = directory();
     let file = directory.path().join("file");

@@ -7,7 +7,7 @@ use libp2p::{identify, kad, mdns};
 use super::*;
 use crate::doors::Refusal;
 use crate::learnt::{Found, MAX_LEARNT, is_usable};
-use crate::protocol::network_version;
+use crate::protocol::is_of_network;
 
 impl Task {
     pub(super) fn on_identify(&mut self, event: identify::Event) {
@@ -18,7 +18,7 @@ impl Task {
             return;
         };
         self.links.on_sign_of_life(&peer);
-        if info.protocol_version != network_version(&self.net8) {
+        if !is_of_network(&info.protocol_version, &self.net8) {
             self.counters.refused(Refusal::Network);
             tracing::debug!(%peer, version = ?info.protocol_version, "peer is of another network");
             self.disconnect(peer);
@@ -37,12 +37,13 @@ impl Task {
         self.ask_for_dial_back(Instant::now());
     }
 
-    fn publish_identity(&mut self, peer: PeerId) {
+    pub(super) fn publish_identity(&mut self, peer: PeerId) {
         let view = self.links.view();
         self.peers.send_if_modified(|peers| {
             if let (Some(info), Some(new)) = (peers.get_mut(&peer), view.get(&peer)) {
                 info.agent.clone_from(&new.agent);
                 info.protocols.clone_from(&new.protocols);
+                info.majors.clone_from(&new.majors);
             }
             false
         });

@@ -21,8 +21,8 @@ impl Task {
         &mut self,
         peer: PeerId,
         protocol: Protocol,
-        data: Vec<u8>,
-        answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+        messages: Vec<(u16, Vec<u8>)>,
+        answer: oneshot::Sender<Result<Answer, RequestError>>,
     ) {
         let key = (peer, protocol);
         if self.in_flight.get(&key).copied().unwrap_or(0) >= protocol.limits().in_flight {
@@ -41,7 +41,7 @@ impl Task {
         }
         self.book.on_begun(&peer, Instant::now());
         *self.in_flight.entry(key).or_default() += 1;
-        let request = Request::Whole(data);
+        let request = Request::Out(messages);
         let id = self.swarm.behaviour_mut().send(&peer, protocol, request);
         count(&self.counters.requests_sent);
         let since = Instant::now();
@@ -53,7 +53,7 @@ impl Task {
     fn refuse(
         &self,
         protocol: Protocol,
-        answer: oneshot::Sender<Result<Vec<u8>, RequestError>>,
+        answer: oneshot::Sender<Result<Answer, RequestError>>,
         error: RequestError,
     ) {
         self.meter.request(protocol, error.word(), Duration::ZERO);
@@ -65,7 +65,7 @@ impl Task {
         &mut self,
         protocol: Protocol,
         request: OutboundRequestId,
-        outcome: Result<Vec<u8>, RequestError>,
+        outcome: Result<Answer, RequestError>,
     ) {
         let Some(pending) = self.pending.remove(&(protocol, request)) else {
             return;
@@ -103,7 +103,7 @@ impl Task {
     pub(super) fn on_exchange(
         &mut self,
         protocol: Protocol,
-        event: request_response::Event<Request, Vec<u8>>,
+        event: request_response::Event<Request, Answer>,
     ) {
         use request_response::{Event, Message};
         match event {
@@ -119,11 +119,13 @@ impl Task {
                         request,
                         channel,
                     } => {
-                        if let Some(data) = self.judge(protocol, peer, connection_id, request) {
-                            self.on_inbound(protocol, peer, request_id, data, channel);
+                        if let Some((major, data)) = self.judge(protocol, peer, connection_id, request) {
+                            self.settled(&peer, protocol, major);
+                            self.on_inbound(protocol, peer, request_id, major, data, channel);
                         }
                     }
                     Message::Response { request_id, response } => {
+                        self.settled(&peer, protocol, response.major);
                         self.finish(protocol, request_id, Ok(response));
                     }
                 }
@@ -153,6 +155,13 @@ impl Task {
         }
     }
 
+    /// The two ends have talked in this major.
+    fn settled(&mut self, peer: &PeerId, protocol: Protocol, major: u16) {
+        if self.links.on_settled(peer, protocol, major) {
+            self.publish_identity(*peer);
+        }
+    }
+
     /// An inbound request has come to its end.
     fn served(&mut self, protocol: Protocol, request: InboundRequestId) {
         self.sending.remove(&(protocol, request));
@@ -170,7 +179,7 @@ impl Task {
         peer: PeerId,
         connection: ConnectionId,
         request: Request,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<(u16, Vec<u8>)> {
         if !self.swarm.behaviour_mut().doors().on_question(connection) {
             self.counters.refused(Refusal::Overdue);
             self.swarm.close_connection(connection);
@@ -182,7 +191,8 @@ impl Task {
             return None;
         }
         match request {
-            Request::Whole(data) => Some(data),
+            Request::Whole { major, data } => Some((major, data)),
+            Request::Out(_) => None,
             Request::Oversize => {
                 self.on_misdeed(peer, Misdeed::Frame);
                 None
@@ -199,8 +209,9 @@ impl Task {
         protocol: Protocol,
         peer: PeerId,
         request: InboundRequestId,
+        major: u16,
         data: Vec<u8>,
-        channel: ResponseChannel<Vec<u8>>,
+        channel: ResponseChannel<Answer>,
     ) {
         let Some(waiting) = self.room_for(data.len()) else {
             count(&self.counters.requests_dropped);
@@ -208,6 +219,7 @@ impl Task {
         };
         let (answer, answered) = oneshot::channel();
         let reply = Reply {
+            major,
             answer,
             limit: protocol.limits().max_response,
             _waiting: waiting,
@@ -230,7 +242,7 @@ impl Task {
         self.unanswered.insert((protocol, request), abort);
         self.answers.push(Box::pin(async move {
             let answer = match answered.await {
-                Ok(Ok(response)) => Some((channel, response)),
+                Ok(Ok(data)) => Some((channel, Answer { major, data })),
                 _ => None,
             };
             Answered {
@@ -248,7 +260,7 @@ impl Task {
             return;
         };
         // What a peer does not take stays in memory until its time is over.
-        let Some(room) = book_kib(&self.leaving, response.len()) else {
+        let Some(room) = book_kib(&self.leaving, response.data.len()) else {
             count(&self.counters.answers_dropped);
             return;
         };

@@ -14,8 +14,20 @@ use crate::protocol::Topic;
 const SHARE: usize = 256;
 
 impl Task {
+    /// A message goes to the newest major of its topic, and to an older one while a peer does not know a newer. Further
+    /// peers that do not know it either are left to those that have what they miss: the authority's own peers, and sync.
     pub(super) fn on_publish(&mut self, topic: Topic, data: Vec<u8>) {
-        let ident = topic.ident(&self.net8);
+        let mut newer = None;
+        for major in topic.majors() {
+            if newer.is_none_or(|newer| self.links.lack(topic, newer)) {
+                self.publish(topic, *major, data.clone());
+            }
+            newer = Some(*major);
+        }
+    }
+
+    fn publish(&mut self, topic: Topic, major: u16, data: Vec<u8>) {
+        let ident = topic.ident(&self.net8, major);
         match self.swarm.behaviour_mut().members().gossip.publish(ident, data) {
             Ok(_) => {
                 count(&self.counters.gossip_published);
@@ -25,7 +37,7 @@ impl Task {
             Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
             Err(error) => {
                 count(&self.counters.publish_dropped);
-                tracing::debug!(?topic, %error, "message not published");
+                tracing::debug!(?topic, major, %error, "message not published");
             }
         }
     }
@@ -63,23 +75,21 @@ impl Task {
     }
 
     fn on_subscription(&mut self, peer: &PeerId, topic: &gossipsub::TopicHash, subscribed: bool) {
-        if let Some(topic) = self.topic(topic) {
-            self.links.on_subscribed(peer, topic, subscribed);
+        if let Some((topic, major)) = self.topic(topic) {
+            self.links.on_subscribed(peer, topic, major, subscribed);
         }
     }
 
-    fn topic(&self, hash: &gossipsub::TopicHash) -> Option<Topic> {
-        Topic::ALL
-            .into_iter()
-            .find(|topic| topic.ident(&self.net8).hash() == *hash)
+    fn topic(&self, hash: &gossipsub::TopicHash) -> Option<(Topic, u16)> {
+        Topic::all().find(|(topic, major)| topic.ident(&self.net8, *major).hash() == *hash)
     }
 
     fn on_message(&mut self, source: PeerId, id: gossipsub::MessageId, message: gossipsub::Message) {
         self.links.on_sign_of_life(&source);
-        let Some(topic) = self.topic(&message.topic) else {
+        let Some((topic, major)) = self.topic(&message.topic) else {
             return;
         };
-        if self.hand_on(topic, source, &id, message.data) {
+        if self.hand_on(topic, major, source, &id, message.data) {
             count(&self.counters.gossip_received);
         } else {
             self.swarm
@@ -91,7 +101,14 @@ impl Task {
     }
 
     /// Gives a message to the reader, if there is room for it. What is not given is counted.
-    fn hand_on(&mut self, topic: Topic, source: PeerId, id: &gossipsub::MessageId, data: Vec<u8>) -> bool {
+    fn hand_on(
+        &mut self,
+        topic: Topic,
+        major: u16,
+        source: PeerId,
+        id: &gossipsub::MessageId,
+        data: Vec<u8>,
+    ) -> bool {
         if !self.buckets.take(source, Intake::Gossip, Instant::now()) {
             self.counters.limited(Intake::Gossip);
             self.meter.gossip(topic, Fate::Limited);
@@ -110,6 +127,7 @@ impl Task {
         };
         let id = GossipId {
             topic,
+            major,
             message: id.clone(),
             source,
             _waiting: waiting,

@@ -6,7 +6,8 @@ use super::*;
 use crate::buckets::Intake;
 use crate::codec::Request;
 use crate::dial_back;
-use crate::reach::{Finding, MAX_ASKED, decode, encode, leads_back};
+use crate::protocol::{REACH_MAJORS, stream_protocols};
+use crate::reach::{Finding, MAX_ASKED, REACH, decode, encode, leads_back};
 
 impl Task {
     pub(super) fn publish_reachability(&mut self) {
@@ -17,7 +18,9 @@ impl Task {
     pub(super) fn ask_for_dial_back(&mut self, now: Instant) {
         let anybody = self.authorities.is_empty() || self.authorities.contains(&self.local);
         let peers = self.peers.borrow();
-        let speaks = |protocols: &[String]| protocols.iter().any(|name| name.ends_with("/reach/1"));
+        let names = stream_protocols(&self.net8, REACH, REACH_MAJORS);
+        let is_ours = |name: &String| names.iter().any(|ours| ours.as_ref() == name);
+        let speaks = |protocols: &[String]| protocols.iter().any(is_ours);
         let witness = peers
             .iter()
             .find(|(peer, info)| (anybody || self.authorities.contains(peer)) && speaks(&info.protocols))
@@ -25,14 +28,16 @@ impl Task {
         drop(peers);
         let Some(witness) = witness else { return };
         if let Some(addresses) = self.reach.question(now) {
-            let question = Request::Whole(encode(&addresses));
+            let question = encode(&addresses);
+            let question = REACH_MAJORS.iter().map(|major| (*major, question.clone()));
+            let question = Request::Out(question.collect());
             let members = self.swarm.behaviour_mut().members();
             let id = members.reach.send_request(&witness, question);
             self.asked.insert(id, addresses);
         }
     }
 
-    pub(super) fn on_reach(&mut self, event: Event<Request, Vec<u8>>) {
+    pub(super) fn on_reach(&mut self, event: Event<Request, Answer>) {
         match event {
             Event::Message {
                 peer,
@@ -44,7 +49,7 @@ impl Task {
                 ..
             } => {
                 if let Some(asked) = self.asked.remove(&request_id) {
-                    self.on_findings(&asked, &response);
+                    self.on_findings(&asked, &response.data);
                 }
             }
             Event::OutboundFailure {
@@ -81,13 +86,15 @@ impl Task {
 
     // === for others ===
 
-    fn on_reach_question(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Vec<u8>>) {
+    fn on_reach_question(&mut self, peer: PeerId, request: Request, channel: ResponseChannel<Answer>) {
         if !self.buckets.take(peer, Intake::Reach, Instant::now()) {
             self.counters.limited(Intake::Reach);
             return;
         }
-        let Request::Whole(question) = request else { return };
-        let (Some(addresses), Some(from)) = (decode(&question), self.links.ip(&peer)) else {
+        let Request::Whole { major, data } = request else {
+            return;
+        };
+        let (Some(addresses), Some(from)) = (decode(&data), self.links.ip(&peer)) else {
             return;
         };
         let Ok(place) = self.dialling_back.clone().try_acquire_owned() else {
@@ -109,11 +116,12 @@ impl Task {
                     _ => Finding::Unreached,
                 }
             };
-            let findings = addresses
+            let data = addresses
                 .iter()
                 .map(finding)
                 .map(|finding| finding as u8)
                 .collect();
+            let findings = Answer { major, data };
             drop(place);
             DialledBack { channel, findings }
         }));

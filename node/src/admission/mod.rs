@@ -29,11 +29,15 @@ pub(crate) use wire::{Application, Hello, JoinRequest, JoinResponse, Reached, We
 use blosm_ledger::{Hash, Members, PublicKey};
 
 /// The version of what nodes say to one another, as `join` compares it. It rises when an older node could not take part.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = if cfg!(feature = "next") { 2 } else { 1 };
 /// The oldest that can take part.
 pub const OLDEST_PROTOCOL: u16 = 1;
 /// The version of this program.
-pub const SOFTWARE: &str = env!("CARGO_PKG_VERSION");
+pub const SOFTWARE: &str = if cfg!(feature = "next") {
+    concat!(env!("CARGO_PKG_VERSION"), "+next")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
 
 /// The id of the admission of a node by an invite; the same whenever that node uses that invite.
 pub(crate) fn admission_id(invite: &Hash, node: &PublicKey) -> Hash {

@@ -1,5 +1,6 @@
 //! `/v1/status` and `/v1/peers`: this node at a glance.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -71,6 +72,7 @@ pub(super) async fn peers(State(state): State<ApiState>) -> Json<Value> {
             "score": peer.score,
             "agent": peer.agent,
             "protocols": peer.protocols,
+            "majors": peer.majors.iter().map(|(protocol, major)| (protocol.name(), major)).collect::<BTreeMap<_, _>>(),
         })
     });
     Json(peers.collect())

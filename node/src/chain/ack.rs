@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use blosm_ledger::{Ack, AckBody, Hash, Penalty, PublicKey, SecretKey};
+use blosm_ledger::{Ack, AckBody, Hash, NEWEST_VERSION, Penalty, PublicKey, SecretKey};
 use blosm_net::{PeerId, key_of_peer};
 use tokio::sync::Notify;
 
@@ -13,6 +13,7 @@ use super::meter::ACK_FLOOD;
 use super::sync::HEAD_WAIT;
 use super::view::ChainView;
 use super::wire::{LedgerRequest, LedgerResponse};
+use crate::admission::SOFTWARE;
 
 /// How often a node acknowledges although nothing changed: what was lost is made good within this time.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -25,18 +26,16 @@ const GAP: Duration = Duration::from_millis(50);
 pub(super) struct Signer {
     key: Arc<SecretKey>,
     chain_id: Hash,
-    protocol: u16,
     run: u64,
     number: Mutex<u64>,
 }
 
 impl Signer {
-    /// `protocol` is the newest header version that this node reads; `run` tells this process from those before it.
-    pub(super) fn new(key: Arc<SecretKey>, chain_id: Hash, protocol: u16, run: u64) -> Signer {
+    /// `run` tells this process from those before it.
+    pub(super) fn new(key: Arc<SecretKey>, chain_id: Hash, run: u64) -> Signer {
         Signer {
             key,
             chain_id,
-            protocol,
             run,
             number: Mutex::new(0),
         }
@@ -53,8 +52,8 @@ impl Signer {
             member: self.key.public(),
             height: view.height,
             hash: view.hash,
-            software: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol: self.protocol,
+            software: SOFTWARE.to_owned(),
+            protocol: NEWEST_VERSION,
             run: self.run,
             number: *number,
         };

@@ -8,7 +8,7 @@ use blosm_ledger::{
     threshold,
 };
 use blosm_net::{
-    GossipId, Misdeed, NetHandle, PeerId, Protocol, Reply, RequestError, Topic, Verdict, peer_of_key,
+    GossipId, Misdeed, NetHandle, PeerId, Reply, RequestError, Topic, Verdict, peer_of_key,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -117,9 +117,8 @@ impl Shared {
         request: &LedgerRequest,
         limit: Duration,
     ) -> Option<LedgerResponse> {
-        let answer = self.net.request(peer, Protocol::Ledger, request.encode());
-        let bytes = tokio::time::timeout(limit, answer).await.ok()?.ok()?;
-        let response = LedgerResponse::decode(&bytes);
+        let answer = request.ask(&self.net, peer);
+        let response = tokio::time::timeout(limit, answer).await.ok()?.ok()?;
         if response.is_none() {
             self.blame(peer, "an answer that cannot be read");
         }
@@ -354,8 +353,8 @@ impl ChainHandle {
     /// Whether a node that is connected offers nothing that members speak: it takes this one for a stranger.
     pub(crate) async fn is_shut_out_by(&self, node: PublicKey) -> bool {
         let (net, peer) = (&self.shared.net, peer_of_key(&node.0));
-        let asked = net.request(peer, Protocol::Ledger, LedgerRequest::Head.encode());
-        matches!(asked.await, Err(RequestError::Unsupported))
+        let asked = LedgerRequest::Head.ask(net, peer).await;
+        matches!(asked, Err(RequestError::Unsupported))
     }
 
     /// Lets a former member in for half a minute, so that it can fetch the chain up to its eviction; at most every five

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_ledger::{Ack, PublicKey, SealedBlock, State};
-use blosm_net::{NetHandle, PeerId, Protocol, Topic, peer_of_key};
+use blosm_net::{NetHandle, PeerId, Topic, peer_of_key};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -26,7 +26,7 @@ pub(super) fn outlet(me: PublicKey, net: NetHandle, acks: mpsc::Sender<(PeerId, 
         if let Err(error) = net.publish(Topic::Block, bytes.clone()) {
             tracing::debug!(height = block.height(), %error, "block not published");
         }
-        let request = LedgerRequest::Block(bytes).encode();
+        let request = Arc::new(LedgerRequest::Block(bytes));
         for peer in parties(block, state)
             .into_iter()
             .filter(|key| *key != me)
@@ -41,9 +41,9 @@ pub(super) fn outlet(me: PublicKey, net: NetHandle, acks: mpsc::Sender<(PeerId, 
             };
             let (net, request, acks) = (net.clone(), request.clone(), acks.clone());
             runtime.spawn(async move {
-                let answer = net.request(peer, Protocol::Ledger, request);
-                if let Ok(Ok(bytes)) = tokio::time::timeout(PUSH_WAIT, answer).await
-                    && let Some(LedgerResponse::Holds(ack)) = LedgerResponse::decode(&bytes)
+                let answer = request.ask(&net, peer);
+                if let Ok(Ok(Some(LedgerResponse::Holds(ack)))) =
+                    tokio::time::timeout(PUSH_WAIT, answer).await
                 {
                     // Full means that acknowledgements come faster than they are counted; the next one says it all.
                     let _ = acks.try_send((peer, ack));

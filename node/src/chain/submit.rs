@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use blosm_ledger::Transaction;
-use blosm_net::{Protocol, Topic};
+use blosm_net::Topic;
 use tokio::time::Instant;
 
 use super::client::SubmitAnswer;
@@ -104,13 +104,9 @@ async fn try_once(shared: &Shared, bytes: &[u8]) -> Try {
             Some(SubmitAnswer::NotSealing) | None => Try::NotSealing,
         };
     }
-    let request = LedgerRequest::Submit(bytes.to_vec()).encode();
-    match shared
-        .net
-        .request(shared.proposer_peer(), Protocol::Ledger, request)
-        .await
-    {
-        Ok(answer) => match LedgerResponse::decode(&answer) {
+    let request = LedgerRequest::Submit(bytes.to_vec());
+    match request.ask(&shared.net, shared.proposer_peer()).await {
+        Ok(answer) => match answer {
             Some(LedgerResponse::Sealed { height }) => Try::Done(height),
             Some(LedgerResponse::Refused {
                 reason,

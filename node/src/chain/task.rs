@@ -98,7 +98,7 @@ impl ChainTask {
         let ChainOptions { alone, clock, meter } = options;
         let me = key.public();
         let genesis = Arc::new(ledger.genesis().clone());
-        let (genesis_id, protocol) = (ledger.chain_id(), ledger.version());
+        let genesis_id = ledger.chain_id();
         let proposer = *ledger
             .genesis()
             .authorities
@@ -120,7 +120,7 @@ impl ChainTask {
             syncer: Syncer::default(),
             genesis,
             genesis_id,
-            signer: Signer::new(key, genesis_id, protocol, run_number()?),
+            signer: Signer::new(key, genesis_id, run_number()?),
             toll: Mutex::default(),
             clock,
             skew: Skew::default(),
@@ -285,24 +285,24 @@ impl Runner {
     }
 
     async fn on_request(&mut self, peer: PeerId, data: &[u8], reply: Reply) {
-        let Some(request) = LedgerRequest::decode(data) else {
+        let Some(request) = LedgerRequest::decode_in(data, reply.major()) else {
             // A later version says new things under a later name of the protocol.
             return self.shared.blame(peer, "not a request of the ledger protocol");
         };
         let shared = self.shared.clone();
         let trusted = is_trusted(&shared, &peer);
         match request {
-            LedgerRequest::Head => reply.send(LedgerResponse::Head(head(&shared)).encode()),
+            LedgerRequest::Head => LedgerResponse::Head(head(&shared)).answer(reply),
             LedgerRequest::Range { from, max } => self.work(async move {
                 let answer = match shared.ledger.range(from, max).await {
                     Some(blocks) => LedgerResponse::Blocks(blocks),
                     None => LedgerResponse::Unavailable,
                 };
-                reply.send(answer.encode());
+                answer.answer(reply);
             }),
             LedgerRequest::Confirmations { height } => self.work(async move {
                 let found = shared.ledger.confirmations(height).await;
-                reply.send(LedgerResponse::confirmations(found).encode());
+                LedgerResponse::confirmations(found).answer(reply);
             }),
             LedgerRequest::Submit(_)
             | LedgerRequest::Ack(_)
@@ -315,7 +315,7 @@ impl Runner {
                 if matches!(request, LedgerRequest::Ack(_)) {
                     shared.meter.rejected("ack_not_member");
                 }
-                reply.send(LedgerResponse::Unavailable.encode());
+                LedgerResponse::Unavailable.answer(reply);
             }
             LedgerRequest::WaitConfirmed {
                 height,
@@ -326,7 +326,7 @@ impl Runner {
                 let limit = Duration::from_millis(if seat.is_some() { timeout_ms.into() } else { 0 });
                 self.work(async move {
                     let found = wait::here(&shared, height, beyond, limit).await;
-                    reply.send(LedgerResponse::confirmations(found).encode());
+                    LedgerResponse::confirmations(found).answer(reply);
                     drop(seat);
                 });
             }
@@ -345,11 +345,11 @@ impl Runner {
                     }
                     Some(SubmitAnswer::NotSealing) | None => LedgerResponse::NotSealing,
                 };
-                reply.send(answer.encode());
+                answer.answer(reply);
             }),
             LedgerRequest::Ack(ack) => {
                 if !self.is_authority || !ack::may_send(&shared, &peer) {
-                    return reply.send(LedgerResponse::Unavailable.encode());
+                    return LedgerResponse::Unavailable.answer(reply);
                 }
                 self.work(async move {
                     let answer = if ack::take(&shared, &peer, ack).await {
@@ -360,7 +360,7 @@ impl Runner {
                     } else {
                         LedgerResponse::Unavailable
                     };
-                    reply.send(answer.encode());
+                    answer.answer(reply);
                 });
             }
             LedgerRequest::Probed {
@@ -371,7 +371,7 @@ impl Runner {
                 if let Some(from) = key_of_peer(&peer) {
                     probe::on_answer(&shared, PublicKey(from), id, held_us, arrived_unix_us);
                 }
-                reply.send(LedgerResponse::Head(head(&shared)).encode());
+                LedgerResponse::Head(head(&shared)).answer(reply);
             }
             LedgerRequest::Block(bytes) => {
                 let imported = shared.ledger.begin_import(bytes).await;
@@ -381,7 +381,7 @@ impl Runner {
                         shared.blame(peer, "a block that nobody sealed, or of another body");
                     }
                     fetch_missing(&shared, peer, imported).await;
-                    reply.send(LedgerResponse::Holds(shared.own_ack()).encode());
+                    LedgerResponse::Holds(shared.own_ack()).answer(reply);
                 });
             }
         }

@@ -278,11 +278,13 @@ impl LedgerThread {
     fn on_import(&mut self, bytes: &[u8]) -> Result<ImportAnswer, End> {
         let begin = Instant::now();
         let (mut kinds, mut height) = (Vec::new(), None);
-        let outcome = self.ledger.decode(bytes).and_then(|block| {
-            height = Some(block.height());
-            kinds.extend(block.block.transactions.iter().map(|tx| tx.payload.kind()));
-            self.ledger.import(block)
-        });
+        let outcome = SealedBlock::decode(bytes)
+            .map_err(ImportError::from)
+            .and_then(|block| {
+                height = Some(block.height());
+                kinds.extend(block.block.transactions.iter().map(|tx| tx.payload.kind()));
+                self.ledger.import(block)
+            });
         let error = match outcome {
             Ok(Imported::Extended(head)) => {
                 tracing::debug!(height = head.height, block = %head.hash, "block imported");

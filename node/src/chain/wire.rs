@@ -1,6 +1,9 @@
 //! What the ledger protocol says. borsh, one message per frame; the frame's limit was checked before these bytes exist.
+//!
+//! Majors differ in the bytes of a message, never in what it means to the code around.
 
-use blosm_ledger::{Ack, Confirmations, Hash};
+use blosm_ledger::{Ack, Confirmations, Hash, NEWEST_VERSION};
+use blosm_net::{NetHandle, PeerId, Protocol, Reply, RequestError};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 /// The most blocks of one answer.
@@ -101,12 +104,23 @@ pub(super) struct WireHead {
 }
 
 impl LedgerRequest {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        encode(self)
+    /// Sends it in the major that the two ends settle on. None: the answer is no message.
+    pub(super) async fn ask(
+        &self,
+        net: &NetHandle,
+        peer: PeerId,
+    ) -> Result<Option<LedgerResponse>, RequestError> {
+        let encode = |major| self.encode_in(major);
+        let answer = net.request_by_major(peer, Protocol::Ledger, encode).await?;
+        Ok(LedgerResponse::decode_in(&answer.data, answer.major))
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerRequest> {
-        borsh::from_slice(bytes).ok()
+    pub(super) fn encode_in(&self, major: u16) -> Vec<u8> {
+        encode(self, major)
+    }
+
+    pub(super) fn decode_in(bytes: &[u8], major: u16) -> Option<LedgerRequest> {
+        decode(bytes, major)
     }
 }
 
@@ -124,12 +138,18 @@ impl LedgerResponse {
         LedgerResponse::Confirmations(found.map(|found| (found.acked, found.members)))
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        encode(self)
+    /// Sends it in the major of the request.
+    pub(super) fn answer(&self, reply: Reply) {
+        let bytes = self.encode_in(reply.major());
+        reply.send(bytes);
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerResponse> {
-        let mut response = borsh::from_slice(bytes).ok()?;
+    pub(super) fn encode_in(&self, major: u16) -> Vec<u8> {
+        encode(self, major)
+    }
+
+    pub(super) fn decode_in(bytes: &[u8], major: u16) -> Option<LedgerResponse> {
+        let mut response = decode(bytes, major)?;
         match &mut response {
             LedgerResponse::Blocks(blocks) if blocks.len() > usize::from(MAX_RANGE_BLOCKS) => return None,
             // It ends up in a terminal or a log.
@@ -143,8 +163,27 @@ impl LedgerResponse {
     }
 }
 
-fn encode<T: BorshSerialize>(message: &T) -> Vec<u8> {
-    borsh::to_vec(message).expect("writing to memory cannot fail")
+/// In major 2, which only the test feature `next` has, a message follows the newest header version that its sender reads.
+fn is_prefaced(major: u16) -> bool {
+    cfg!(feature = "next") && major >= 2
+}
+
+fn encode<T: BorshSerialize>(message: &T, major: u16) -> Vec<u8> {
+    let encoded = if is_prefaced(major) {
+        borsh::to_vec(&(NEWEST_VERSION, message))
+    } else {
+        borsh::to_vec(message)
+    };
+    encoded.expect("writing to memory cannot fail")
+}
+
+fn decode<T: BorshDeserialize>(bytes: &[u8], major: u16) -> Option<T> {
+    if is_prefaced(major) {
+        let (_, message): (u16, T) = borsh::from_slice(bytes).ok()?;
+        Some(message)
+    } else {
+        borsh::from_slice(bytes).ok()
+    }
 }
 
 fn shorten(mut text: String) -> String {
@@ -156,6 +195,30 @@ fn shorten(mut text: String) -> String {
         text.truncate(end);
     }
     text
+}
+
+/// In the oldest major, as most tests speak.
+#[cfg(test)]
+impl LedgerRequest {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.encode_in(1)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerRequest> {
+        Self::decode_in(bytes, 1)
+    }
+}
+
+/// In the oldest major, as most tests speak.
+#[cfg(test)]
+impl LedgerResponse {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.encode_in(1)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<LedgerResponse> {
+        Self::decode_in(bytes, 1)
+    }
 }
 
 #[cfg(test)]

@@ -37,12 +37,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admission::SOFTWARE;
 use crate::config::{self, CONFIG_FILE};
 use client::Client;
 
 /// Containers that follow cars along a road of edge nodes, over a shared ledger.
 #[derive(Debug, Parser)]
-#[command(name = "blosm", version, propagate_version = true)]
+#[command(name = "blosm", version = SOFTWARE, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -2,7 +2,7 @@
 
 mod names;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use blosm_ledger::{PublicKey, SessionId};
@@ -182,6 +182,7 @@ fn the_swarm_is_read_as_often_as_one_likes_and_counted_once() {
         rtt: None,
         agent: String::new(),
         protocols: Vec::new(),
+        majors: BTreeMap::new(),
         score,
     };
     let mut counted = Counters::default();

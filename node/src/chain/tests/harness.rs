@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blosm_ledger::{
-    Admit, Genesis, HEADER_VERSION, HandOver, Hash, Ledger, Location, Open, Params, Payload, PublicKey,
-    SecretKey, SessionId, Token, Transaction,
+    Admit, Genesis, HandOver, Hash, Ledger, Location, Open, Params, Payload, PublicKey, SecretKey, SessionId,
+    Token, Transaction,
 };
 use blosm_net::{Multiaddr, NetConfig, NetEvent, NetHandle, Network, Protocol, peer_of_key};
 use tempfile::TempDir;
@@ -38,8 +38,6 @@ pub(super) fn genesis() -> Genesis {
 pub(super) struct Place {
     pub(super) index: u8,
     pub(super) dir: TempDir,
-    /// The newest header version that its program reads and seals.
-    pub(super) version: u16,
     listen: Multiaddr,
 }
 
@@ -67,7 +65,6 @@ impl Place {
         Place {
             index,
             dir: tempfile::tempdir().unwrap(),
-            version: HEADER_VERSION,
             listen,
         }
     }
@@ -86,7 +83,7 @@ impl Place {
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
         let key = key(self.index);
-        let ledger = Ledger::open_as(&self.ledger(), genesis(), Some(key.clone()), self.version).unwrap();
+        let ledger = Ledger::open(&self.ledger(), genesis(), Some(key.clone())).unwrap();
         let (net, mut events) = self.swarm(bootstrap).await;
         let chain = ChainTask::spawn(ledger, net.clone(), Arc::new(key), options).unwrap();
         let routed = chain.clone();

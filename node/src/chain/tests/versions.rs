@@ -1,38 +1,65 @@
 //! Nodes that meet a later version.
 
-use blosm_ledger::{Certificate, HEADER_VERSION, Newer, Payload, SealedBlock, SecretKey};
-use blosm_net::{NetEvent, Protocol, Topic};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::harness::{Node, key, network, until};
+use blosm_ledger::{
+    AckBody, Certificate, Hash, NEWEST_VERSION, Newer, Payload, PublicKey, SealedBlock, SecretKey, Status,
+    StatusBody,
+};
+use blosm_net::{NetEvent, Protocol, Topic};
+use tokio::sync::mpsc;
+
+use super::harness::{Node, genesis, key, network, until};
 use crate::chain::wire::{LedgerRequest, LedgerResponse, WireHead};
 use crate::chain::{BlockId, Needs};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_stop_before_a_later_header_serve_on_and_continue_after_an_upgrade() {
+async fn nodes_stop_before_a_later_header_serve_on_and_continue_with_one_that_they_read() {
     let mut nodes = network(2).await;
-    let height = nodes[0].chain.snapshot().height;
     let mut place = nodes.remove(0).stop().await;
-    place.version = HEADER_VERSION + 1;
-    let a = place.start(&[]).await;
     let (b, c) = (&nodes[0], &nodes[1]);
-    b.connected(&a).await;
-    c.connected(&a).await;
-
-    // What an older node asks for is still sealed; it only cannot read the block.
-    let sealed = seal_patiently(&a, b, 1).await;
-    assert_eq!(sealed, height + 1);
-    let newer = Newer::Header(HEADER_VERSION + 1);
-    for node in [b, c] {
-        node.sees(|view| {
-            view.needs
-                == Some(Needs {
-                    height: sealed,
-                    newer,
-                })
-        })
-        .await;
-        assert_eq!(node.chain.snapshot().height, height);
-    }
+    let view = b.chain.snapshot();
+    let height = view.height;
+    c.reaches(height).await;
+    // The next block, as the authority of a later version seals it, and its word on it.
+    let mut later = b.chain.block(BlockId::Height(height)).await.unwrap().encode();
+    later[..2].copy_from_slice(&(NEWEST_VERSION + 1).to_le_bytes());
+    let head = WireHead {
+        height: height + 1,
+        hash: Hash([8; 32]),
+        confirmed_height: 0,
+    };
+    let status = |time_ms| {
+        let body = StatusBody {
+            chain_id: genesis().chain_id(),
+            proposer: key(0).public(),
+            version: NEWEST_VERSION + 1,
+            height: head.height,
+            hash: head.hash,
+            confirmed_height: 0,
+            newest: vec![],
+            time_ms,
+        };
+        Status::sign(&key(0), body).encode()
+    };
+    let (net, events) = place.swarm(&[b, c]).await;
+    let acks = Arc::new(Mutex::new(BTreeMap::new()));
+    let answers = tokio::spawn(authority(events, head, later, acks.clone()));
+    let newer = Newer::Header(NEWEST_VERSION + 1);
+    let needs = Some(Needs {
+        height: head.height,
+        newer,
+    });
+    // Topics are told some time after a connection is up: a message that nobody gets is lost.
+    let round = AtomicU64::new(1 << 60);
+    until("both say which version they need", || async {
+        let time_ms = round.fetch_add(1, Ordering::Relaxed);
+        net.publish(Topic::Status, status(time_ms)).unwrap();
+        [b, c].iter().all(|node| node.chain.snapshot().needs == needs)
+    })
+    .await;
     let text = b.chain.snapshot().needs.unwrap().to_string();
     assert!(
         text.contains("block 4 has header version 2") && text.contains("install a newer blosm"),
@@ -40,6 +67,7 @@ async fn nodes_stop_before_a_later_header_serve_on_and_continue_after_an_upgrade
     );
     // They serve on: what they hold, and each other. Nobody was cut off for it.
     for (node, other) in [(b, c), (c, b)] {
+        assert_eq!(node.chain.snapshot().height, height);
         assert!(node.chain.block(BlockId::Height(height)).await.is_some());
         let head = LedgerRequest::Head.encode();
         let answer = other
@@ -51,27 +79,56 @@ async fn nodes_stop_before_a_later_header_serve_on_and_continue_after_an_upgrade
             panic!("{answer:?}");
         };
         assert_eq!(head.height, height);
-        assert!(node.net.is_connected(&a.net.local_peer()));
+        let peers = node.net.peers();
+        let seen = peers.iter().find(|peer| peer.peer == net.local_peer());
+        assert_eq!(seen.unwrap().score, 0, "nothing is held against it");
     }
-    // The authority's operator sees who has to be upgraded.
+    // The authority hears which version they read.
     until("both have said which version they read", || async {
-        let acks = a.chain.acks().await;
+        let acks = acks.lock().unwrap();
         acks.len() == 2
             && acks
-                .iter()
-                .all(|ack| ack.body.protocol == HEADER_VERSION && ack.body.height == height)
+                .values()
+                .all(|body: &AckBody| body.protocol == NEWEST_VERSION && body.height == height)
     })
     .await;
 
-    let mut place = nodes.remove(0).stop().await;
-    place.version = HEADER_VERSION + 1;
-    let b = place.start(&[]).await;
-    b.sees(|view| view.height == sealed && view.needs.is_none()).await;
-    assert_eq!(nodes[0].chain.snapshot().height, height);
+    // The chain goes on with a block that can be read.
+    net.shutdown().await;
+    answers.abort();
+    let a = place.start(&[]).await;
+    let sealed = seal_patiently(&a, b, 1).await;
+    for node in [b, c] {
+        node.sees(|view| view.height >= sealed && view.needs.is_none())
+            .await;
+    }
     a.stop().await;
-    b.stop().await;
     for node in nodes {
         node.stop().await;
+    }
+}
+
+/// Answers as an authority with that head would whose blocks are all `block`, and notes what the members acknowledge.
+async fn authority(
+    mut events: mpsc::Receiver<NetEvent>,
+    head: WireHead,
+    block: Vec<u8>,
+    acks: Arc<Mutex<BTreeMap<PublicKey, AckBody>>>,
+) {
+    while let Some(event) = events.recv().await {
+        let NetEvent::Request { data, reply, .. } = event else {
+            continue;
+        };
+        let answer = match LedgerRequest::decode(&data) {
+            Some(LedgerRequest::Head) => LedgerResponse::Head(head),
+            Some(LedgerRequest::Ack(ack)) => {
+                acks.lock().unwrap().insert(ack.body.member, ack.body);
+                LedgerResponse::Acked { head, time_ms: 0 }
+            }
+            Some(LedgerRequest::Range { .. }) => LedgerResponse::Blocks(vec![block.clone()]),
+            _ => LedgerResponse::Unavailable,
+        };
+        answer.answer(reply);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use blosm_ledger::{
-    AckError, GossipVerdict, Newer, Penalty, Status, StatusMatch, VerifiedAck, VerifiedStatus,
+    AckError, GossipVerdict, NEWEST_VERSION, Newer, Penalty, Status, StatusMatch, VerifiedAck, VerifiedStatus,
 };
 
 use super::{ImportAnswer, LedgerThread, MAX_TIMED, read};
@@ -93,7 +93,7 @@ impl LedgerThread {
             self.heard.newest = body.newest.as_slice().into();
             self.publish_view();
         }
-        if body.version > self.ledger.version() && ahead.is_some() {
+        if body.version > NEWEST_VERSION && ahead.is_some() {
             self.needs(body.height, Newer::Header(body.version));
         }
         self.newest_status = Some(status);
