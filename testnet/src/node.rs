@@ -25,6 +25,8 @@ const STOP: Duration = Duration::from_secs(20);
 /// The node of one host.
 #[derive(Clone, Debug)]
 pub struct Node {
+    /// The `blosm` that it runs; none: the one of all.
+    program: Option<PathBuf>,
     number: usize,
     seat: Seat,
     ports: Ports,
@@ -41,14 +43,16 @@ impl Node {
     /// # Errors
     /// There is no such host.
     pub fn of(state: &State, number: usize) -> Result<Node> {
+        let host = state.host(number)?;
         Ok(Node {
+            program: host.program.clone(),
             number,
             seat: state.seat(number),
-            ports: state.host(number)?.ports,
+            ports: host.ports,
             data_dir: state.data_dir(number),
             log: state.host_dir(number).join("blosm.log"),
             out: state.host_dir(number).join("blosm.out"),
-            clock: state.host(number)?.clock.clone(),
+            clock: host.clock.clone(),
         })
     }
 
@@ -147,7 +151,7 @@ impl Node {
     /// # Errors
     /// There is no `blosm`, a signal has come, or the command failed; the text holds what it said.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.seat.command(&binary()?)?;
+        let mut command = self.seat.command(&self.binary()?)?;
         command
             .args(arguments)
             .stdin(Stdio::null())
@@ -196,7 +200,7 @@ impl Node {
             words.push(format!("FAKETIME={clock}"));
             words.push(format!("LD_PRELOAD={}", library.display()));
         }
-        words.push(binary()?.display().to_string());
+        words.push(self.binary()?.display().to_string());
         words.extend(arguments);
         let env = shell::find("env").context("env is not on the PATH")?;
         cleanup::begin(|| Process::spawn_at(&self.seat, &env, &words, &self.out))
@@ -234,6 +238,10 @@ impl Node {
     /// SIGTERM; SIGKILL if that is not enough.
     pub fn stop(known: Process) {
         known.end(Signal::TERM, STOP);
+    }
+
+    fn binary(&self) -> Result<PathBuf> {
+        self.program.clone().map_or_else(binary, Ok)
     }
 
     /// A client of its local API.
@@ -279,4 +287,14 @@ pub fn binary() -> Result<PathBuf> {
     shell::beside("blosm")
         .or_else(|| shell::find("blosm"))
         .context("there is no blosm beside this program: build it (cargo build --release) or set BLOSM_BIN")
+}
+
+/// The same of a later version, beside this program: only tests build it (the feature `next`).
+///
+/// # Errors
+/// It was not built.
+pub fn next_binary() -> Result<PathBuf> {
+    shell::beside("blosm-next").context(
+        "there is no blosm-next beside this program: build it (cargo build --release --workspace --features blosm-node/next --bin blosm-next)",
+    )
 }

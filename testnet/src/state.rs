@@ -86,6 +86,9 @@ pub struct HostState {
     /// What it believes that the time is when its node starts, in the words of libfaketime's `FAKETIME`.
     #[serde(default)]
     pub clock: Option<String>,
+    /// The `blosm` that its node runs; none: the one of all.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
 }
 
 /// An engine is two processes: one that owns the containers, one that owns the API.
@@ -120,6 +123,7 @@ impl HostState {
             relay: None,
             link: LinkQuality::default(),
             clock: None,
+            program: None,
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct HostSpec {
     pub class: Option<&'static str>,
     /// What this host believes that the time is when its node starts, in the words of libfaketime's `FAKETIME`; none: the machine's.
     pub clock: Option<String>,
+    /// The `blosm` that its node runs; none: the one of all.
+    pub program: Option<PathBuf>,
     /// It is behind a router that translates its address, and nobody can open a connection to it.
     pub hidden: bool,
     /// Latitude and longitude in degrees; none: the next place along the road.
@@ -73,6 +75,7 @@ impl Default for HostSpec {
             extra: Table::new(),
             class: None,
             clock: None,
+            program: None,
             hidden: false,
             location: None,
             radius: None,
@@ -170,6 +173,7 @@ impl Testnet {
             let along = HostState::of(index + 1, base, host.class);
             HostState {
                 clock: host.clock.clone(),
+                program: host.program.clone(),
                 location: host.location.unwrap_or(along.location),
                 radius: host.radius.unwrap_or(along.radius),
                 ..along
@@ -258,6 +262,17 @@ impl Testnet {
             if !host.node.is_some_and(|known| known.alive()) {
                 host.node = Some(node.spawn()?);
             }
+            Ok(())
+        })
+    }
+
+    /// Gives a host another `blosm`, for its node's next start and for what is typed there; none: the one of all.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn install(&mut self, number: usize, program: Option<&Path>) -> Result<()> {
+        self.change(|state| {
+            state.host_mut(number)?.program = program.map(Path::to_owned);
             Ok(())
         })
     }

@@ -15,3 +15,4 @@ mod road;
 mod scenario;
 mod tenths;
 mod typed;
+mod versions;
