@@ -7,9 +7,7 @@ use blosm_ledger::{
     Ack, Confirmations, Genesis, Hash, PublicKey, SealedBlock, SealedTransaction, StoreFigures, Transaction,
     threshold,
 };
-use blosm_net::{
-    GossipId, Misdeed, NetHandle, PeerId, Reply, RequestError, Topic, Verdict, peer_of_key,
-};
+use blosm_net::{GossipId, Misdeed, NetHandle, PeerId, Reply, RequestError, Topic, Verdict, peer_of_key};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
