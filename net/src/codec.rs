@@ -152,8 +152,10 @@ async fn write_frame<T: AsyncWrite + Unpin>(
 ) -> io::Result<()> {
     check(frame.len(), limit)?;
     let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
-    step(time, io.write_all(&length.to_be_bytes())).await?;
-    for part in frame.chunks(STEP) {
+    // yamux sends what one call brings: a length by itself would be a packet of its own.
+    let (first, rest) = frame.split_at(frame.len().min(STEP));
+    step(time, io.write_all(&[&length.to_be_bytes(), first].concat())).await?;
+    for part in rest.chunks(STEP) {
         step(time, io.write_all(part)).await?;
     }
     step(time, io.flush()).await
@@ -232,6 +234,35 @@ mod tests {
         let error = block_on(codec.write_request(&name, &mut wire, out())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(wire.into_inner().is_empty());
+    }
+
+    /// Notes how much each write brings.
+    #[derive(Default)]
+    struct Writes(Vec<usize>);
+
+    impl AsyncWrite for Writes {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(data.len());
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_length_goes_with_the_bytes_that_it_is_of() {
+        let cases: [(usize, &[usize]); 3] = [(0, &[4]), (300, &[304]), (STEP + 1, &[STEP + 4, 1])];
+        for (size, expected) in cases {
+            let mut writes = Writes::default();
+            block_on(write_frame(&mut writes, &vec![0; size], size, STEP_TIME)).unwrap();
+            assert_eq!(writes.0, expected);
+        }
     }
 
     #[test]
