@@ -108,7 +108,9 @@ async fn tell(shared: &Shared, proposer: PeerId) {
         .skew
         .measure(shared.clock.now_ms(), time_ms, asked.elapsed());
     let confirmed_height = theirs.confirmed_height;
-    shared.ledger.tell(Call::Learn { confirmed_height }).await;
+    if confirmed_height > shared.snapshot().confirmed_height {
+        shared.ledger.tell(Call::Learn { confirmed_height }).await;
+    }
     if theirs.height > shared.snapshot().height {
         shared.syncer.reach(shared, proposer, theirs.height).await;
     }
