@@ -87,6 +87,11 @@ impl Members {
         self.current.len()
     }
 
+    /// The same, as headers count them.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.len()).expect("fewer members than 2^32: each took a transaction of its own")
+    }
+
     /// Whether there is no member yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -5,10 +5,11 @@ use super::Ledger;
 use crate::ack::{Ack, AckError, VerifiedAck};
 use crate::acks::{Confirmations, threshold};
 use crate::block::NEWEST_VERSION;
+use crate::chain::Chain;
 use crate::hash::Hash;
 use crate::key::SecretKey;
 use crate::status::{Count, MAX_COUNTS, Status, StatusBody, StatusMatch, VerifiedStatus};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 impl Ledger {
     /// Counts a member's acknowledgement that it holds a block and all before it.
@@ -48,10 +49,9 @@ impl Ledger {
     /// A block that was confirmed once has at least so many, although a sealer that was restarted has not heard of all
     /// of them again.
     pub fn confirmations(&self, height: u64) -> Result<Option<Confirmations>, StoreError> {
-        let Some((header, _)) = self.store.header(height)? else {
+        let Some(total) = total_at(&self.chain, &self.store, height)? else {
             return Ok(None);
         };
-        let total = header.member_count;
         let mut found = self.acks.confirmations(height, total, self.state().members());
         if height <= self.confirmed_height() {
             found.acked = found.acked.max(threshold(total));
@@ -117,6 +117,11 @@ impl Ledger {
     }
 
     pub(super) fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
+        let head = self.head();
+        // Nearly all that is asked about is the head, which at the genesis has the id of the chain.
+        if height == head.height {
+            return Ok(Some(head.hash));
+        }
         if height == 0 {
             return Ok(Some(self.chain_id()));
         }
@@ -133,10 +138,19 @@ impl Ledger {
     }
 
     fn advance_confirmed(&mut self) -> Result<(), StoreError> {
-        let store = &self.store;
-        let total_at = |height| Ok(store.header(height)?.map_or(0, |(header, _)| header.member_count));
+        let (chain, store) = (&self.chain, &self.store);
+        let total = |height| Ok::<_, StoreError>(total_at(chain, store, height)?.unwrap_or(0));
         self.acks
-            .advance(self.chain.head().height, self.chain.state().members(), total_at)?;
+            .advance(chain.head().height, chain.state().members(), total)?;
         Ok(())
     }
+}
+
+/// How many members there were at a block; `None` if there is no such block. At the head the state knows it: each
+/// acknowledgement asks, on the thread that seals.
+fn total_at(chain: &Chain, store: &Store, height: u64) -> Result<Option<u32>, StoreError> {
+    if height > 0 && height == chain.head().height {
+        return Ok(Some(chain.state().members().count()));
+    }
+    Ok(store.header(height)?.map(|(header, _)| header.member_count))
 }
