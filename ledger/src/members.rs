@@ -46,6 +46,8 @@ pub struct Evicted {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
     current: OrdMap<PublicKey, Member>,
+    /// The hashes of their leaves: of a hundred members, a block changes one.
+    leaves: OrdMap<PublicKey, Hash>,
     evicted: OrdMap<PublicKey, Evicted>,
     admissions: OrdSet<Hash>,
 }
@@ -57,8 +59,13 @@ impl Members {
         evicted: OrdMap<PublicKey, Evicted>,
         admissions: OrdSet<Hash>,
     ) -> Members {
+        let leaves = current
+            .iter()
+            .map(|(key, member)| (*key, leaf_hash(key, member)))
+            .collect();
         Members {
             current,
+            leaves,
             evicted,
             admissions,
         }
@@ -124,7 +131,7 @@ impl Members {
     /// The root over the members in key order. The number of leaves is the header's `member_count`.
     #[must_use]
     pub fn root(&self) -> Hash {
-        merkle::root(self.current.iter().map(|(key, member)| member_leaf(key, member)))
+        merkle::root_of_hashes(self.leaves.values().copied())
     }
 
     /// Admits a node, or gives a member a new record (a new address, say). It keeps the height since which it is a
@@ -136,19 +143,18 @@ impl Members {
         let since_height = self.get(&admit.key).map_or(height, |member| member.since_height);
         self.admissions.insert(admit.admission);
         self.evicted.remove(&admit.key);
-        self.current.insert(
-            admit.key,
-            Member {
-                admission: admit.admission,
-                since_height,
-                addresses: admit.addresses.clone(),
-                gateway: admit.gateway.clone(),
-                metrics: admit.metrics.clone(),
-                location: admit.location,
-                radius_m: admit.radius_m,
-                label: admit.label.clone(),
-            },
-        );
+        let member = Member {
+            admission: admit.admission,
+            since_height,
+            addresses: admit.addresses.clone(),
+            gateway: admit.gateway.clone(),
+            metrics: admit.metrics.clone(),
+            location: admit.location,
+            radius_m: admit.radius_m,
+            label: admit.label.clone(),
+        };
+        self.leaves.insert(admit.key, leaf_hash(&admit.key, &member));
+        self.current.insert(admit.key, member);
         Ok(())
     }
 
@@ -157,6 +163,7 @@ impl Members {
         if self.current.remove(&evict.key).is_none() {
             return Err(Refusal::NotMember(evict.key));
         }
+        self.leaves.remove(&evict.key);
         let record = Evicted {
             height,
             reason: evict.reason.clone(),
@@ -171,4 +178,69 @@ impl Members {
 #[must_use]
 pub fn member_leaf(key: &PublicKey, member: &Member) -> Vec<u8> {
     canonical(&(key, member))
+}
+
+fn leaf_hash(key: &PublicKey, member: &Member) -> Hash {
+    merkle::leaf(&member_leaf(key, member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(key: u8, admission: u8, label: &str) -> Admit {
+        Admit {
+            key: PublicKey([key; 32]),
+            admission: Hash([admission; 32]),
+            addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
+            gateway: String::new(),
+            metrics: None,
+            location: Location { lat_e7: 1, lon_e7: 2 },
+            radius_m: 3,
+            label: label.to_owned(),
+        }
+    }
+
+    #[test]
+    fn kept_leaves_are_those_of_the_members() {
+        let mut members = Members::default();
+        let check = |members: &Members| {
+            let anew = merkle::root(members.iter().map(|(key, member)| member_leaf(key, member)));
+            assert_eq!(members.root(), anew);
+            let Members {
+                current,
+                evicted,
+                admissions,
+                ..
+            } = members.clone();
+            assert_eq!(Members::from_parts(current, evicted, admissions), *members);
+        };
+        check(&members);
+        for i in [5, 1, 9, 3] {
+            members.admit(&admit(i, i, "new"), 1).unwrap();
+            check(&members);
+        }
+        members.admit(&admit(9, 10, "another name"), 2).unwrap();
+        check(&members);
+        let evict = Evict {
+            key: PublicKey([5; 32]),
+            reason: String::new(),
+            lost: false,
+        };
+        members.evict(&evict, 3).unwrap();
+        check(&members);
+        members.admit(&admit(5, 11, "back"), 4).unwrap();
+        check(&members);
+        members.admit(&admit(1, 11, "used twice"), 5).unwrap_err();
+        members
+            .evict(
+                &Evict {
+                    key: PublicKey([7; 32]),
+                    ..evict
+                },
+                5,
+            )
+            .unwrap_err();
+        check(&members);
+    }
 }

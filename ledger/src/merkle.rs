@@ -65,11 +65,20 @@ pub fn empty_root() -> Hash {
 
 /// The root over `leaves`, given as data.
 pub fn root<D: AsRef<[u8]>>(leaves: impl IntoIterator<Item = D>) -> Hash {
-    tree(leaves).root().map_or_else(empty_root, Hash)
+    root_of_hashes(leaves.into_iter().map(|data| leaf(data.as_ref())))
+}
+
+/// The root over leaves that are hashed already.
+pub(crate) fn root_of_hashes(leaves: impl IntoIterator<Item = Hash>) -> Hash {
+    tree_of_hashes(leaves).root().map_or_else(empty_root, Hash)
 }
 
 fn tree<D: AsRef<[u8]>>(leaves: impl IntoIterator<Item = D>) -> MerkleTree<Rfc6962> {
-    let leaves: Vec<[u8; 32]> = leaves.into_iter().map(|data| leaf(data.as_ref()).0).collect();
+    tree_of_hashes(leaves.into_iter().map(|data| leaf(data.as_ref())))
+}
+
+fn tree_of_hashes(leaves: impl IntoIterator<Item = Hash>) -> MerkleTree<Rfc6962> {
+    let leaves: Vec<[u8; 32]> = leaves.into_iter().map(|leaf| leaf.0).collect();
     MerkleTree::from_leaves(&leaves)
 }
 
