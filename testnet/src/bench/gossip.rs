@@ -13,7 +13,7 @@ mod counters;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -30,9 +30,11 @@ use counters::Counted;
 const PROBE_BYTES: usize = 500;
 /// The share of the members that Algorithm 1 asks for.
 const SHARE: f64 = 0.9;
-/// Between two probes, and between two blocks: longer than the shortest time between two statuses, so that every block has
-/// one of its own.
-const PAUSE: Duration = Duration::from_millis(1200);
+/// Between two probes, and between two blocks, at least: as long as the shortest time between two statuses, so that every
+/// block has one of its own.
+const PAUSE: Duration = Duration::from_secs(1);
+/// And up to so much more, at random: what nodes do once a second would else meet all of them at the same point, or none.
+const MORE: Duration = Duration::from_secs(1);
 /// Longest time until a block is confirmed; then the bench fails.
 const CONFIRM: Duration = Duration::from_secs(30);
 /// More than there can be: with it a node answers only when nine tenths have confirmed.
@@ -60,10 +62,10 @@ pub struct Gossip {
     #[command(flatten)]
     offers: Offers,
     /// Bare messages from the authority, and as many from other nodes
-    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     probes: u32,
     /// Blocks with one transaction
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     blocks: u32,
     /// How long the network settles before anything is measured, in seconds
     #[arg(long, default_value_t = 20, value_name = "S")]
@@ -191,8 +193,8 @@ impl Measuring<'_> {
         for n in 0..2 * self.options.probes as usize {
             // By turns from the authority, from which blocks come too, and from another node.
             let origin = if n % 2 == 0 { 1 } else { 2 + (n * 37) % (count - 1) };
+            sleep(pause()?).await;
             times[n % 2].push(flood(testnet, origin).await?);
-            sleep(PAUSE).await;
         }
         let [own, others] = times;
         self.teller.say(&format!(
@@ -203,6 +205,8 @@ impl Measuring<'_> {
         ));
         Ok(json!({
             "raw_flood_p90_ms": quantile(&own, 0.5),
+            "raw_flood_p90_p25_ms": quantile(&own, 0.25),
+            "raw_flood_p90_p75_ms": quantile(&own, 0.75),
             "raw_flood_p90_worst_ms": quantile(&own, 1.0),
             "raw_flood_p90_from_members_ms": quantile(&others, 0.5),
         }))
@@ -215,10 +219,10 @@ impl Measuring<'_> {
         let (mut confirmed, mut sealed) = (Vec::new(), Vec::new());
         for n in 0..self.options.blocks as usize {
             let member = &members[1 + n % (members.len() - 1)];
+            sleep(pause()?).await;
             let (seal, confirm) = confirm(testnet, member).await?;
             sealed.push(seal);
             confirmed.push(confirm);
-            sleep(PAUSE).await;
         }
         let lasted = began.elapsed().as_secs_f64();
         let all = Counted::of(testnet).await?.since(&before);
@@ -234,7 +238,9 @@ impl Measuring<'_> {
         Ok(json!({
             "blocks": confirmed.len(),
             "seal_p50_ms": quantile(&sealed, 0.5),
+            "confirm_p25_ms": quantile(&confirmed, 0.25),
             "confirm_p50_ms": quantile(&confirmed, 0.5),
+            "confirm_p75_ms": quantile(&confirmed, 0.75),
             "confirm_p99_ms": quantile(&confirmed, 0.99),
             "messages_per_block": own.messages(),
             "messages": {
@@ -259,6 +265,12 @@ impl Idle {
             "links_max": self.links.last(),
         })
     }
+}
+
+/// How long to wait before the next one.
+fn pause() -> Result<Duration> {
+    let random = getrandom::u32().map_err(|error| anyhow!("no randomness: {error}"))?;
+    Ok(PAUSE + MORE.mul_f64(f64::from(random) / f64::from(u32::MAX)))
 }
 
 /// Milliseconds until nine tenths of the members, the origin among them, have a bare message.
