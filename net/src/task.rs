@@ -115,8 +115,7 @@ impl Task {
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let events = self.events.clone();
         let stopped = loop {
-            self.dial_due();
-            let next_dial = self.book.next_due().map(tokio::time::Instant::from_std);
+            let next_dial = self.dial_due().map(tokio::time::Instant::from_std);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 command = self.commands.recv() => match command {

@@ -13,10 +13,16 @@ use crate::learnt::Found;
 use crate::links::{Established, Lost};
 
 impl Task {
-    pub(super) fn dial_due(&mut self) {
-        for (peer, addresses) in self.book.due(Instant::now()) {
+    /// Dials whose time has come, and says when the next one's comes. Every turn of the loop asks, and most dial nobody.
+    pub(super) fn dial_due(&mut self) -> Option<Instant> {
+        let (next, now) = (self.book.next_due()?, Instant::now());
+        if next > now {
+            return Some(next);
+        }
+        for (peer, addresses) in self.book.due(now) {
             self.dial(peer, addresses);
         }
+        self.book.next_due()
     }
 
     pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
