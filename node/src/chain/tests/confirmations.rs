@@ -76,6 +76,10 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     let short = Duration::from_millis(300);
     assert_eq!(b.chain.wait_confirmed(second, 8, short).await, Some(of(8, 10)));
     assert_eq!(a.chain.wait_confirmed(second, 8, short).await, Some(of(8, 10)));
+    assert_eq!(
+        a.chain.wait_confirmed(second, u32::MAX, short).await,
+        Some(of(8, 10))
+    );
     assert_eq!(a.chain.snapshot().confirmed_height, height);
     assert_eq!(a.chain.shared.meter.confirmations(), height);
     // Nothing else waits for it: blocks are sealed, and carry what is confirmed.
@@ -83,21 +87,25 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     let block = a.chain.block(BlockId::Height(third)).await.unwrap();
     assert_eq!(block.block.header.confirmed_height, height);
 
-    // Whoever waits is told as soon as the ninth is there.
-    let chain = b.chain.clone();
-    let waiting = tokio::spawn(async move {
-        loop {
-            match chain.wait_confirmed(second, 8, LONG).await {
-                Some(found) if found.confirmed() => return found,
-                _ => {}
+    // Whoever waits is told as soon as the ninth is there, also who waits for nothing less.
+    let waiting = [(b, 8), (a, 8), (a, u32::MAX)].map(|(node, beyond)| {
+        let chain = node.chain.clone();
+        tokio::spawn(async move {
+            loop {
+                match chain.wait_confirmed(second, beyond, LONG).await {
+                    Some(found) if found.confirmed() => return found,
+                    _ => {}
+                }
             }
-        }
+        })
     });
     let eighth = eighth.start(&[]).await;
-    assert_eq!(
-        tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap(),
-        of(9, 10)
-    );
+    for waiting in waiting {
+        assert_eq!(
+            tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap(),
+            of(9, 10)
+        );
+    }
     for node in &nodes {
         node.sees(|view| view.confirmed_height >= second).await;
     }
