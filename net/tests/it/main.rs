@@ -10,3 +10,4 @@ mod hostile;
 mod links;
 mod members;
 mod raw;
+mod traps;

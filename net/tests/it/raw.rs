@@ -144,7 +144,12 @@ pub fn own(name: &str) -> String {
 impl Raw {
     /// Speaks one protocol by script, and ping and gossipsub as everybody does.
     pub fn new(seed: u8, protocol: &str) -> Raw {
-        let key = Keypair::ed25519_from_bytes([seed; 32]).unwrap();
+        Raw::with_seed([seed; 32], protocol)
+    }
+
+    /// The same, of which there may be more than 256.
+    pub fn with_seed(seed: [u8; 32], protocol: &str) -> Raw {
+        let key = Keypair::ed25519_from_bytes(seed).unwrap();
         let gossip = (protocol != GOSSIPSUB).then(honest_gossip);
         let protocol = StreamProtocol::try_from_owned(protocol.to_owned()).unwrap();
         let config = request_response::Config::default()
