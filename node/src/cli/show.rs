@@ -1,5 +1,7 @@
 //! `blosm status`, `peers`, `members`, `sessions` and `migrations`: what the running node says, as tables.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -87,6 +89,7 @@ pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
             "SINCE",
             "RTT",
             "SCORE",
+            "MAJORS",
             "AGENT",
         ]);
         for peer in items(&peers) {
@@ -99,12 +102,27 @@ pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
                 age(peer, "since_unix_ms"),
                 millis(peer, "rtt_ms"),
                 text(peer, "score"),
+                majors(peer),
                 text(peer, "agent"),
             ]);
         }
         table.render()
     });
     Ok(())
+}
+
+/// The versions in which a peer speaks the protocols of blosm: all are of the same ones but while a network is upgraded.
+fn majors(peer: &Value) -> String {
+    let major = |name: &Value| {
+        let (_, major) = name.as_str()?.strip_prefix("/blosm/")?.rsplit_once('/')?;
+        major.parse::<u16>().ok()
+    };
+    let spoken: BTreeSet<u16> = items(&peer["protocols"]).iter().filter_map(major).collect();
+    if spoken.is_empty() {
+        return "-".to_owned();
+    }
+    let spoken: Vec<_> = spoken.iter().map(u16::to_string).collect();
+    spoken.join(" ")
 }
 
 pub(super) async fn sessions(show: Show) -> anyhow::Result<()> {
@@ -215,4 +233,25 @@ fn engine(engine: &Value) -> String {
 /// The elements of an array; none where there is no array.
 pub(super) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn majors_are_those_of_our_own_protocols() {
+        let of = |protocols: &[&str]| majors(&json!({ "protocols": protocols }));
+        assert_eq!(of(&[]), "-", "nothing is known of it yet");
+        assert_eq!(of(&["/meshsub/1.1.0", "/ipfs/id/1.0.0"]), "-");
+        let upgraded = [
+            "/blosm/0a1b2c3d/relay/2",
+            "/blosm/0a1b2c3d/relay/1",
+            "/ipfs/ping/1.0.0",
+        ];
+        assert_eq!(of(&upgraded), "1 2");
+        assert_eq!(of(&upgraded[1..]), "1");
+    }
 }
