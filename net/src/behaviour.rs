@@ -247,8 +247,8 @@ fn gossip(net8: &str, registry: &mut Registry) -> Result<Gossip, NetError> {
         .mesh_n_low(2)
         .mesh_n_high(8)
         .mesh_outbound_min(1)
-        // What a message's id is told to beside the mesh, at each of three heartbeats and drawn anew: of ten links that is
-        // nearly all, and of an authority's hundred still ten.
+        // So many hear of a message's id beside the mesh, drawn anew at each of three heartbeats: three, of an authority's
+        // hundred links nine. Of the nine that a node has beside its mesh about seven hear of it in time.
         .gossip_lazy(3)
         .gossip_factor(0.1)
         .flood_publish(true)

@@ -43,7 +43,8 @@ async fn all_hear_all(nodes: &mut [Node], mark: &str) {
                 .map(|other| format!("{prefix}{other}"))
                 .collect();
             while !missing.is_empty() {
-                if let Some(NetEvent::Gossip { data, id, .. }) = events.recv().await {
+                let event = events.recv().await.expect("the task runs");
+                if let NetEvent::Gossip { data, id, .. } = event {
                     net.verdict(id, Verdict::Accept);
                     let text = String::from_utf8(data).unwrap();
                     assert!(
@@ -61,8 +62,8 @@ async fn all_hear_all(nodes: &mut [Node], mark: &str) {
     }
 }
 
-/// With more leaves than a mesh may have, the hub prunes what they graft, again and again: what it publishes must not
-/// depend on its mesh, nor what the leaves tell it.
+/// With more leaves than a mesh may have, the hub prunes some of those that graft it, for a minute: what it publishes must
+/// not depend on its mesh, nor what the leaves tell it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_hub_of_a_star_hears_its_leaves_and_is_heard_by_each() {
     const LEAVES: u8 = 14;
@@ -73,9 +74,9 @@ async fn the_hub_of_a_star_hears_its_leaves_and_is_heard_by_each() {
         nodes.push(leaf);
     }
     let (hub, leaves) = nodes.split_at_mut(1);
-    for leaf in leaves.iter_mut() {
-        gossip_flows(&hub[0], leaf, "there").await;
-        gossip_flows(leaf, &mut hub[0], "back").await;
+    for (number, leaf) in leaves.iter_mut().enumerate() {
+        gossip_flows(&hub[0], leaf, &format!("there {number}:")).await;
+        gossip_flows(leaf, &mut hub[0], &format!("back {number}:")).await;
     }
     for round in 0..3 {
         // A heartbeat, which grafts and prunes.
@@ -126,10 +127,16 @@ async fn two_and_three_nodes_are_a_network() {
 
 /// What a node ignored, because it could not judge it yet, gossip never brings again: it has to be asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ignored_message_does_not_come_again_however_often_it_is_published() {
-    let (mut a, mut b) = (Node::start(91).await, Node::start(92).await);
+async fn an_ignored_message_does_not_come_again_from_another_neighbour() {
+    let (mut a, mut b, mut c) = (
+        Node::start(91).await,
+        Node::start(92).await,
+        Node::start(93).await,
+    );
     a.connect(&mut b).await;
-    gossip_flows(&a, &mut b, "warm").await;
+    c.connect(&mut b).await;
+    gossip_flows(&a, &mut b, "from a").await;
+    gossip_flows(&c, &mut b, "from c").await;
     a.net.publish(Topic::Block, b"too early".to_vec()).unwrap();
     let (mut early, mut marks) = (0, 0);
     while marks < 3 {
@@ -139,20 +146,20 @@ async fn an_ignored_message_does_not_come_again_however_often_it_is_published() 
         if data == b"too early" {
             early += 1;
             b.net.verdict(id, Verdict::Ignore);
+            // It was not passed on, so it is new to this one; of one publisher messages come in order.
+            c.net.publish(Topic::Block, b"too early".to_vec()).unwrap();
+            for mark in 0..3 {
+                c.net
+                    .publish(Topic::Block, format!("mark {mark}").into_bytes())
+                    .unwrap();
+            }
         } else {
+            marks += usize::from(data.starts_with(b"mark"));
             b.net.verdict(id, Verdict::Accept);
-        }
-        if data.starts_with(b"mark") || early == 1 && marks == 0 {
-            marks += 1;
-            // Of one publisher messages come in order.
-            a.net.publish(Topic::Block, b"too early".to_vec()).unwrap();
-            a.net
-                .publish(Topic::Block, format!("mark {marks}").into_bytes())
-                .unwrap();
         }
     }
     assert_eq!(early, 1);
-    assert_nothing_is_held_against_anybody(&[a, b]);
+    assert_nothing_is_held_against_anybody(&[a, b, c]);
 }
 
 /// Where all places for connections from outside are taken, an authority is let in, and another member is not.
@@ -163,6 +170,10 @@ async fn an_authority_finds_a_place_where_all_are_taken() {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).unwrap();
+    assert!(
+        files.maximum.is_none_or(|most| most >= 2_048),
+        "too few files may be open: {files:?}"
+    );
     let (mut authority, late) = (Node::start(95).await, Node::start(96).await);
     let mut settings = config(97, "/ip4/127.0.0.1/tcp/0");
     settings.authorities = vec![authority.id()];
@@ -188,9 +199,11 @@ async fn an_authority_finds_a_place_where_all_are_taken() {
         net.connected().len() == usize::from(PLACES)
     })
     .await;
+    // The crowd at the door may have met another limit.
+    let before = net.counters().refused(Refusal::Full);
     late.net.set_addresses(id, vec![address.clone()]);
     until("a member is refused", || {
-        net.counters().refused(Refusal::Full) > 0
+        net.counters().refused(Refusal::Full) > before
     })
     .await;
     authority.net.set_addresses(id, vec![address]);
