@@ -34,7 +34,8 @@ pub(super) async fn here(
         if found.acked > beyond || found.confirmed() {
             return Some(found);
         }
-        // Who waits for nine tenths is not woken by each acknowledgement: the one that confirms moves the view.
+        // Who waits for nine tenths is not woken by each acknowledgement: the one that confirms moves the view. After an
+        // admission and an eviction it may not, and the next status or the end of this wait shows it.
         let each = beyond < found.members;
         let changed = async {
             tokio::select! {
@@ -46,6 +47,8 @@ pub(super) async fn here(
         match tokio::time::timeout_at(end, changed).await {
             Ok(true) => {}
             Ok(false) => return Some(found),
+            Err(_) if each || limit.is_zero() => return Some(found),
+            // What was counted since has woken nobody.
             Err(_) => return shared.ledger.confirmations(height).await,
         }
     }

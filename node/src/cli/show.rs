@@ -1,11 +1,11 @@
 //! `blosm status`, `peers`, `members`, `sessions` and `migrations`: what the running node says, as tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde_json::Value;
 
-use super::table::{Table, age, bytes, cores, lines, millis, short, text};
+use super::table::{Table, age, bytes, cores, lines, millis, printable, short, text};
 use super::{Output, Target};
 
 #[derive(Debug, Args)]
@@ -89,7 +89,7 @@ pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
             "SINCE",
             "RTT",
             "SCORE",
-            "MAJORS",
+            "OFFERS",
             "AGENT",
         ]);
         for peer in items(&peers) {
@@ -102,7 +102,7 @@ pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
                 age(peer, "since_unix_ms"),
                 millis(peer, "rtt_ms"),
                 text(peer, "score"),
-                majors(peer),
+                offers(peer),
                 text(peer, "agent"),
             ]);
         }
@@ -111,18 +111,27 @@ pub(super) async fn peers(show: Show) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The versions in which a peer speaks the protocols of blosm: all are of the same ones but while a network is upgraded.
-fn majors(peer: &Value) -> String {
-    let major = |name: &Value| {
-        let (_, major) = name.as_str()?.strip_prefix("/blosm/")?.rsplit_once('/')?;
-        major.parse::<u16>().ok()
+/// The majors in which a peer offers our protocols: of all together where they are the same ones, else the newest of each.
+fn offers(peer: &Value) -> String {
+    let named = |name: &Value| {
+        let (name, major) = name.as_str()?.strip_prefix("/blosm/")?.rsplit_once('/')?;
+        let (_, protocol) = name.split_once('/')?;
+        Some((protocol.to_owned(), major.parse::<u16>().ok()?))
     };
-    let spoken: BTreeSet<u16> = items(&peer["protocols"]).iter().filter_map(major).collect();
-    if spoken.is_empty() {
-        return "-".to_owned();
+    let mut offered = BTreeMap::<_, BTreeSet<u16>>::new();
+    for (protocol, major) in items(&peer["protocols"]).iter().filter_map(named) {
+        offered.entry(protocol).or_default().insert(major);
     }
-    let spoken: Vec<_> = spoken.iter().map(u16::to_string).collect();
-    spoken.join(" ")
+    let alike: BTreeSet<_> = offered.values().collect();
+    let words: Vec<_> = match alike.first() {
+        None => return "-".to_owned(),
+        Some(majors) if alike.len() == 1 => majors.iter().map(u16::to_string).collect(),
+        Some(_) => offered
+            .iter()
+            .filter_map(|(protocol, majors)| Some(format!("{}/{}", printable(protocol), majors.last()?)))
+            .collect(),
+    };
+    words.join(" ")
 }
 
 pub(super) async fn sessions(show: Show) -> anyhow::Result<()> {
@@ -242,16 +251,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn majors_are_those_of_our_own_protocols() {
-        let of = |protocols: &[&str]| majors(&json!({ "protocols": protocols }));
+    fn what_a_peer_offers_is_short_where_it_is_one_version() {
+        let of = |protocols: &[&str]| offers(&json!({ "protocols": protocols }));
         assert_eq!(of(&[]), "-", "nothing is known of it yet");
         assert_eq!(of(&["/meshsub/1.1.0", "/ipfs/id/1.0.0"]), "-");
-        let upgraded = [
-            "/blosm/0a1b2c3d/relay/2",
+        let old = [
+            "/blosm/0a1b2c3d/ledger/1",
             "/blosm/0a1b2c3d/relay/1",
             "/ipfs/ping/1.0.0",
         ];
-        assert_eq!(of(&upgraded), "1 2");
-        assert_eq!(of(&upgraded[1..]), "1");
+        assert_eq!(of(&old), "1");
+        assert_eq!(of(&["/blosm/0a1b2c3d/ledger/2", old[0]]), "1 2");
+        let upgraded = ["/blosm/0a1b2c3d/ledger/2", old[0], old[1]];
+        assert_eq!(of(&upgraded), "ledger/2 relay/1");
+        assert_eq!(of(&["/blosm/x/a\u{1b}[2J/2", old[0]]), "a\u{fffd}[2J/2 ledger/1");
     }
 }

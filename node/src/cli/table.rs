@@ -80,7 +80,7 @@ fn text_of(item: &Value) -> String {
 }
 
 /// What other nodes wrote must not steer the operator's terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

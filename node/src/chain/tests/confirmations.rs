@@ -87,7 +87,7 @@ async fn nine_of_ten_confirm_and_eight_of_ten_do_not() {
     let block = a.chain.block(BlockId::Height(third)).await.unwrap();
     assert_eq!(block.block.header.confirmed_height, height);
 
-    // Whoever waits is told as soon as the ninth is there, also who waits for nothing less.
+    // Whoever waits is told of the ninth, also who waits for nothing less.
     let waiting = [(b, 8), (a, 8), (a, u32::MAX)].map(|(node, beyond)| {
         let chain = node.chain.clone();
         tokio::spawn(async move {
